@@ -1,0 +1,12 @@
+"""The config group behind `+early_experience=<name>`, and the typed, frozen config that it becomes."""
+
+from verl_ee.config.schema import (
+    CollectConfig,
+    EarlyExperienceConfig,
+    EnvironmentConfig,
+    Objective,
+    StageConfig,
+    parse,
+)
+
+__all__ = ["CollectConfig", "EarlyExperienceConfig", "EnvironmentConfig", "Objective", "StageConfig", "parse"]

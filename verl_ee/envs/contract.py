@@ -1,0 +1,198 @@
+"""What verl_ee asks of an environment: a Gymnasium id, text in, text out, and optional capabilities.
+
+The info dict of `reset`, `step` and `restore` may hold:
+
+- `task`: the instruction, text;
+- `admissible_actions`: the actions that are possible now, a tuple of text in a fixed order;
+- `success`: whether the task is solved, bool;
+- `valid`: whether the last action was understood and possible, bool.
+
+A capability is a protocol that the unwrapped environment fulfils; nothing is looked up by an environment's name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+
+from verl_ee.errors import EnvironmentFault, did_you_mean
+
+NAMESPACE = "verl_ee/"
+
+
+@dataclass(frozen=True)
+class ExpertStep:
+    """What an expert saw and did.
+
+    Attributes:
+        observation: the observation before the action.
+        action: the action taken.
+        thought: why, or None.
+        admissible_actions: what the environment listed before the action, or None.
+    """
+
+    observation: str
+    action: str
+    thought: str | None = None
+    admissible_actions: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ExpertTrajectory:
+    """One episode of an expert, with all that is needed to play it again.
+
+    Attributes:
+        environment: Gymnasium id.
+        version: version of the environment (see `version_of`).
+        task: id of the task.
+        instruction: what the agent was asked to do.
+        steps: what was seen and done, in order.
+        final_observation: the observation after the last action.
+        success: whether the task was solved.
+        kwargs: arguments of the environment.
+        seed: seed of the reset, or None where the task alone decides.
+    """
+
+    environment: str
+    version: str
+    task: str
+    instruction: str
+    steps: tuple[ExpertStep, ...]
+    final_observation: str
+    success: bool
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+
+
+@runtime_checkable
+class Snapshots(Protocol):
+    """The environment can leave and re-enter a state."""
+
+    def snapshot(self) -> object:
+        """Return the present state; it can be pickled and later steps do not change it."""
+        ...
+
+    def restore(self, state: object) -> tuple[str, dict[str, Any]]:
+        """Re-enter `state` and return its observation and info, as they were when it was first reached.
+
+        Raises:
+            EnvironmentFault: `state` is not a snapshot of such an environment.
+        """
+        ...
+
+
+@runtime_checkable
+class Expert(Protocol):
+    """The environment can show how a task is solved."""
+
+    def expert_trajectory(self, task: str) -> ExpertTrajectory:
+        """Return a trajectory for `task`; the state of the environment itself does not change.
+
+        Raises:
+            EnvironmentFault: the task is unknown.
+        """
+        ...
+
+
+@runtime_checkable
+class Tasks(Protocol):
+    """The environment lists its tasks; `reset(options={"task": id})` starts one."""
+
+    splits: tuple[str, ...]
+
+    def tasks(self, split: str) -> Sequence[str]:
+        """Return the ids of the tasks in `split`.
+
+        Raises:
+            EnvironmentFault: the split is unknown.
+        """
+        ...
+
+
+@runtime_checkable
+class AdmissibleActions(Protocol):
+    """The environment lists the possible actions, in `info["admissible_actions"]` too."""
+
+    def admissible_actions(self) -> tuple[str, ...]:
+        """Return all actions that are possible now, in a fixed order."""
+        ...
+
+
+_CAPABILITIES: dict[str, type] = {"snapshots": Snapshots, "expert": Expert, "tasks": Tasks}
+_CAPABILITIES |= {"admissible_actions": AdmissibleActions}
+
+
+def capabilities(env: gymnasium.Env[Any, Any]) -> frozenset[str]:
+    """Return which of "snapshots", "expert", "tasks" and "admissible_actions" the unwrapped `env` has."""
+    return frozenset(name for name, protocol in _CAPABILITIES.items() if isinstance(env.unwrapped, protocol))
+
+
+def make(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
+    """Return a new environment, without the checking wrapper of Gymnasium.
+
+    Args:
+        env_id: a registered Gymnasium id, or `module:id` to import the module that registers it.
+        kwargs: arguments of the environment.
+
+    Raises:
+        EnvironmentFault: the id is unknown, what it needs is not installed, or it does not take these arguments.
+    """
+    given = dict(kwargs or {})
+    spec = _spec(env_id)
+    try:
+        inspect.signature(_creator(spec)).bind(**{**spec.kwargs, **given})
+    except TypeError as error:
+        known = inspect.signature(_creator(spec)).parameters
+        wrong = [name for name in given if name not in known]
+        hint = did_you_mean(wrong[0], known) if wrong else f"Arguments: {', '.join(known)}."
+        raise EnvironmentFault(f"{env_id} does not take the arguments {given!r}: {error}. {hint}") from error
+    return gymnasium.make(env_id, disable_env_checker=True, **given)
+
+
+def version_of(env_id: str) -> str:
+    """Return the version of an environment: its own attribute `version`, else that of the package it comes from.
+
+    Raises:
+        EnvironmentFault: the id is unknown, or what it needs is not installed.
+    """
+    creator = _creator(_spec(env_id))
+    version = getattr(creator, "version", None)
+    if version is not None:
+        return str(version)
+    try:
+        return importlib.metadata.version(creator.__module__.split(".")[0])
+    except (importlib.metadata.PackageNotFoundError, AttributeError):
+        return "unknown"
+
+
+def _spec(env_id: str) -> EnvSpec:
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(name)
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        ids = list(gymnasium.registry)
+        near = difflib.get_close_matches(env_id, ids, n=3)
+        offered = {name for name in ids if name.startswith(NAMESPACE)} | set(near)
+        raise EnvironmentFault(f"No environment has the id {env_id!r}. {did_you_mean(env_id, offered)}") from error
+
+
+def _creator(spec: EnvSpec) -> Any:
+    entry = spec.entry_point
+    if entry is None:
+        raise EnvironmentFault(f"{spec.id} is registered without an entry point. Register it with one.")
+    if not isinstance(entry, str):
+        return entry
+    try:
+        return load_env_creator(entry)
+    except ImportError as error:
+        raise EnvironmentFault(f"{spec.id} cannot be imported: {error}. Install what it needs.") from error

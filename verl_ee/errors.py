@@ -1,0 +1,63 @@
+"""Every error that verl_ee raises on purpose, one type per boundary that was crossed.
+
+A message says what is wrong, where (file and line, key, state), what was expected and what to do. Whoever catches
+`EarlyExperienceError` may print the message alone: no traceback is needed to act on it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EarlyExperienceError(Exception):
+    """Base of all errors raised by verl_ee."""
+
+
+class ConfigError(EarlyExperienceError):
+    """A key or a combination of keys cannot be served."""
+
+
+class EnvironmentFault(EarlyExperienceError):
+    """An environment is unknown, misbehaves, or lacks a capability that was asked for."""
+
+
+class ExpertFileError(EarlyExperienceError):
+    """An expert file is missing, cut off, of another schema, or does not describe its environment."""
+
+
+class StoreError(EarlyExperienceError):
+    """Collected data cannot be read back."""
+
+
+class BranchError(EarlyExperienceError):
+    """A state could not be reached again, or too many could not."""
+
+
+class ExampleError(EarlyExperienceError):
+    """Training examples are empty, too long, or cannot be encoded."""
+
+
+class StageError(EarlyExperienceError):
+    """A stage of the run failed after the job had started."""
+
+
+class UpstreamError(EarlyExperienceError):
+    """The installed verl, vllm, ray or torch is not what verl_ee relies on."""
+
+
+def did_you_mean(value: str, allowed: Iterable[str]) -> str:
+    """Return a hint with the closest allowed value, or with all of them.
+
+    Args:
+        value: what the user wrote.
+        allowed: what is accepted.
+
+    Returns:
+        A sentence to append to a message.
+    """
+    names = sorted(allowed)
+    close = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean {close[0]!r}? Allowed: {', '.join(names)}."
+    return f"Allowed: {', '.join(names) or '(none)'}."

@@ -1,0 +1,1 @@
+"""Expert data, branching from expert states, and what came back. Knows neither verl nor torch."""

@@ -1,0 +1,85 @@
+"""Ray workers that step environments: one environment each, alive for the whole stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import ray
+from tqdm import tqdm
+
+from verl_ee.config import CollectConfig, EnvironmentConfig
+from verl_ee.envs import ExpertTrajectory, make
+from verl_ee.errors import BranchError
+from verl_ee.experience.brancher import Branches, branch_trajectory
+
+TRIES = 2
+"""Attempts per trajectory before the stage stops."""
+
+
+class EnvironmentWorker:
+    """Holds one environment and branches the trajectories that it is given."""
+
+    def __init__(self, environment: EnvironmentConfig, config: CollectConfig) -> None:
+        self._env = make(environment.id, environment.kwargs)
+        self._config = config
+
+    def branch(self, index: int, trajectory: ExpertTrajectory) -> Branches:
+        """Branch at every state of a trajectory."""
+        return branch_trajectory(self._env, trajectory, index, self._config)
+
+
+def collect(
+    trajectories: Sequence[ExpertTrajectory], environment: EnvironmentConfig, config: CollectConfig
+) -> Branches:
+    """Branch at every state of every trajectory on `config.workers` Ray workers.
+
+    Returns:
+        The results of all trajectories, in the order of the file.
+
+    Raises:
+        BranchError: if a trajectory failed on `TRIES` workers.
+    """
+    remote = ray.remote(EnvironmentWorker).options(num_cpus=1)
+    idle = [remote.remote(environment, config) for _ in range(min(config.workers, len(trajectories)))]
+    busy: dict[Any, tuple[Any, int]] = {}
+    waiting, tries = list(range(len(trajectories)))[::-1], [0] * len(trajectories)
+    results: dict[int, Branches] = {}
+    with tqdm(total=sum(len(t.steps) for t in trajectories), desc="collect", unit="state") as bar:
+        while waiting or busy:
+            while waiting and idle:
+                worker, index = idle.pop(), waiting.pop()
+                busy[worker.branch.remote(index, trajectories[index])] = (worker, index)
+            (done,), _ = ray.wait(list(busy), num_returns=1)
+            worker, index = busy.pop(done)
+            try:
+                results[index] = ray.get(done)
+            except ray.exceptions.RayError as error:
+                tries[index] += 1
+                _give_up_after(tries[index], index, trajectories[index], error)
+                waiting.append(index)
+                ray.kill(worker)
+                idle.append(remote.remote(environment, config))
+                continue
+            idle.append(worker)
+            bar.update(len(trajectories[index].steps))
+            bar.set_postfix(mismatches=sum(len(r.mismatches) for r in results.values()))
+    _stop(idle)
+    total = Branches()
+    for index in range(len(trajectories)):
+        total.add(results[index])
+    return total
+
+
+def _give_up_after(tries: int, index: int, trajectory: ExpertTrajectory, error: Exception) -> None:
+    if tries >= TRIES:
+        cause = str(error).strip().splitlines()[-1]
+        raise BranchError(
+            f"Trajectory {index} (task {trajectory.task}) failed on {tries} environment workers; the last one said: "
+            f"{cause}. Check the environment with `verl-ee envs`."
+        ) from error
+
+
+def _stop(workers: Iterable[Any]) -> None:
+    for worker in workers:
+        ray.kill(worker)

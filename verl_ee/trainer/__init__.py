@@ -1,0 +1,1 @@
+"""Everything that touches verl or vllm: trainer, worker, agent loop, hand-over and the CPU platform."""

@@ -1,0 +1,74 @@
+"""Examples as the batch that verl's `update_actor` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
+from verl.utils.dataset.dataset_utils import DatasetPadMode
+
+from verl_ee.objectives.examples import Example
+from verl_ee.objectives.loss import OBJECTIVES
+
+
+def to_batch(examples: Sequence[Example], multiple: int, pad_token_id: int) -> TensorDict:
+    """Return one mini-batch for one optimizer step.
+
+    Args:
+        examples: at least one.
+        multiple: the number of rows is filled up to a multiple of this, with rows of which nothing is learned.
+        pad_token_id: token of the padding where the engine does not remove it.
+
+    Returns:
+        Nested `input_ids`, `position_ids`, `loss_mask` (rows, tokens); `example_weight`, `objective` (rows,); and the
+        settings with which one call is one optimizer step.
+    """
+    rows = list(examples) + [examples[0]] * (-len(examples) % multiple)
+    tokens = [torch.tensor(row.prompt + row.target) for row in rows]
+    masks = [torch.tensor([0] * len(row.prompt) + [1] * len(row.target)) for row in rows]
+    for mask in masks[len(examples) :]:
+        mask.zero_()
+    batch = TensorDict(
+        {
+            "input_ids": _nested(tokens),
+            "position_ids": _nested([torch.arange(len(row)) for row in rows]),
+            "loss_mask": _nested(masks),
+            "example_weight": torch.tensor([row.weight for row in rows], dtype=torch.float32),
+            "objective": torch.tensor([OBJECTIVES.index(row.objective) for row in rows]),
+        },
+        batch_size=[len(rows)],
+    )
+    tu.assign_non_tensor(
+        batch,
+        temperature=1.0,
+        pad_mode=DatasetPadMode.NO_PADDING,
+        pad_token_id=pad_token_id,
+        global_batch_size=len(rows),
+        mini_batch_size=len(rows),
+        epochs=1,
+        seed=0,
+        dataloader_kwargs={"shuffle": False},
+        calculate_entropy=False,
+        # Lets the loss see the logits once, for token accuracy; nothing is distilled.
+        distillation_use_topk=True,
+        distillation_only=False,
+    )
+    return batch
+
+
+def sums_of(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Add up the summed metrics of `update_actor` over micro-batches and workers."""
+    return {key: float(sum(_flat(value))) for key, value in metrics.items() if key.startswith("sums/")}
+
+
+def _flat(value: Any) -> list[float]:
+    if isinstance(value, list | tuple):
+        return [number for item in value for number in _flat(item)]
+    return [float(value)]
+
+
+def _nested(rows: list[torch.Tensor]) -> torch.Tensor:
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)

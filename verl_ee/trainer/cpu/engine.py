@@ -1,0 +1,33 @@
+"""verl's FSDP engines on the device `cpu`."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from verl_ee.trainer.hooks import after_import
+
+
+def register_engine() -> None:
+    """Register the FSDP and FSDP2 engines for `cpu`, with a reference model that stays in ordinary memory."""
+    after_import("verl.workers.engine.fsdp.transformer_impl", _register)
+
+
+def _register(module: ModuleType) -> None:
+    from verl.workers.engine.base import EngineRegistry
+
+    class CpuFSDPEngine(module.FSDPEngineWithLMHead):  # type: ignore[misc,name-defined]
+        """FSDP on a CPU: parameters are where they belong, so nothing is offloaded."""
+
+        def _build_fsdp_module(self, model: Any) -> Any:
+            # verl offloads a forward-only model through CPUOffloadPolicy(pin_memory=True), and pinning needs an
+            # accelerator. Wrapped as a trainable one it is not offloaded; nobody builds an optimizer for it.
+            config = self.engine_config
+            forward_only = config.forward_only
+            object.__setattr__(config, "forward_only", False)
+            try:
+                return super()._build_fsdp_module(model)
+            finally:
+                object.__setattr__(config, "forward_only", forward_only)
+
+    EngineRegistry.register("language_model", ["fsdp", "fsdp2"], device="cpu")(CpuFSDPEngine)

@@ -1,0 +1,38 @@
+"""The vLLM worker's side of a weight sync."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
+from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+
+from verl_ee.errors import UpstreamError
+
+
+class CpuWorkerExtension(vLLMColocateWorkerExtension):
+    """Loads new weights through vLLM's own reload, which undoes and redoes the packing of linear weights."""
+
+    def update_weights_from_ipc(
+        self, peft_config: dict[str, Any] | None = None, base_sync_done: bool = False, use_shm: bool = False
+    ) -> None:
+        """Receive every bucket, then reload the model.
+
+        Raises:
+            UpstreamError: for a LoRA adapter, which vLLM's CPU build does not take here.
+        """
+        if peft_config and base_sync_done:
+            raise UpstreamError(
+                "LoRA adapters are not sent to vLLM's CPU build. Set actor_rollout_ref.model.lora.merge=True."
+            )
+        self.device = torch.device("cpu")
+        weights: list[tuple[str, torch.Tensor]] = []
+
+        def keep(bucket: list[tuple[str, torch.Tensor]], _: bool) -> None:
+            # On a CPU the tensors are views of the shared segment, which cannot be closed while they live.
+            weights.extend((name, tensor.clone()) for name, tensor in bucket)
+            bucket.clear()
+
+        BucketedWeightReceiver(self._get_zmq_handle(), self.device, use_shm).receive_weights(keep)
+        self.model_runner.reload_weights(weights_iterator=iter(weights))

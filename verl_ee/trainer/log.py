@@ -1,0 +1,64 @@
+"""Where the numbers of a run go: verl's loggers, and a file that reports are made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+STEP_KEY = "early_experience/step"
+MONOTONIC = ("wandb", "vemlp_wandb")
+"""Loggers that drop a step below one that they have seen."""
+
+
+class StageLog:
+    """Logs mid-training under a step key of its own, and keeps verl's GRPO steps apart from it.
+
+    verl counts GRPO from step 1, and mid-training comes before it. Most loggers keep a counter per metric, so both
+    start at 1. wandb keeps one for the run: there the GRPO steps are moved behind mid-training, and charts use
+    `training/global_step` or `early_experience/step` as their axis.
+
+    It stands in for verl's `Tracking` object in the trainer.
+    """
+
+    def __init__(self, tracking: Any, path: Path) -> None:
+        self._tracking, self._path = tracking, path
+        self._step = 0
+        for name in MONOTONIC:
+            if name in tracking.logger:
+                tracking.logger[name].define_metric(STEP_KEY)
+                tracking.logger[name].define_metric("early_experience/*", step_metric=STEP_KEY)
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tracking, name)
+
+    def log(self, data: Mapping[str, Any], step: int, backend: Any = None) -> None:
+        """Log a GRPO step of verl."""
+        for name, logger in self._tracking.logger.items():
+            if backend is None or name in backend:
+                logger.log(data=data, step=step + self._step if name in MONOTONIC else step)
+        self.keep({"stage": "grpo", "step": step, **_numbers(data)})
+
+    def log_stage(self, stage: str, data: Mapping[str, float]) -> None:
+        """Log an optimizer step of mid-training."""
+        self._step += 1
+        named = {f"early_experience/{key}": value for key, value in data.items()}
+        self._tracking.log({**named, STEP_KEY: self._step}, step=self._step)
+        self.keep({"stage": stage, "step": self._step, **data})
+
+    def keep(self, row: Mapping[str, Any]) -> None:
+        """Append a row to the run's metrics file."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _numbers(data: Mapping[str, Any]) -> dict[str, float]:
+    result = {}
+    for key, value in data.items():
+        try:
+            result[key] = float(value)
+        except (TypeError, ValueError):
+            continue
+    return result

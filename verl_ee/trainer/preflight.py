@@ -1,0 +1,115 @@
+"""Everything that can be known to be wrong before Ray starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_ee.config import EarlyExperienceConfig, parse
+from verl_ee.config.group import TRAINER_MODE
+from verl_ee.config.schema import ROOT
+from verl_ee.envs import make
+from verl_ee.errors import ConfigError
+from verl_ee.experience.experts import ExpertFile, load_experts
+from verl_ee.trainer.run_folder import RunFolder
+
+
+def check_job(config: DictConfig) -> EarlyExperienceConfig:
+    """Check the composed config of a job that has the flag.
+
+    Raises:
+        ConfigError: with key, value, what is allowed and the fix.
+        EnvironmentFault: if the environment is unknown or cannot be made.
+        ExpertFileError: if the expert file is missing, broken or of another environment.
+    """
+    ours = parse(OmegaConf.to_container(config[ROOT], resolve=True))  # type: ignore[arg-type]
+    _check_verl(config)
+    check_model(config.actor_rollout_ref.model)
+    experts = check_experts(ours)
+    check_alternatives(ours, experts)
+    RunFolder.of(config).check_free(ours, config.trainer.resume_mode)
+    return ours
+
+
+def check_experts(config: EarlyExperienceConfig) -> ExpertFile:
+    """Load the expert file and compare it with the environment of the job."""
+    env = make(config.environment.id, config.environment.kwargs)
+    try:
+        return load_experts(
+            config.experts, environment=config.environment.id, kwargs=config.environment.kwargs, limit=config.max_experts
+        )
+    finally:
+        env.close()
+
+
+def check_alternatives(config: EarlyExperienceConfig, experts: ExpertFile) -> None:
+    """Refuse `admissible` alternatives for an environment that lists no admissible actions."""
+    if config.collect is None or config.collect.alternatives != "admissible":
+        return
+    env = make(config.environment.id, config.environment.kwargs)
+    try:
+        first = experts.trajectories[0]
+        _, info = env.reset(seed=first.seed, options={"task": first.task})
+    finally:
+        env.close()
+    if info.get("admissible_actions") is None:
+        raise ConfigError(
+            f"{ROOT}.collect.alternatives='admissible', but {config.environment.id} lists no admissible actions "
+            "(info['admissible_actions'] is missing after reset). Let the environment list them."
+        )
+
+
+def check_model(model: DictConfig) -> None:
+    """Refuse a model path that holds no tokenizer or no chat template.
+
+    A path that is not a local folder is left to verl, which downloads it.
+    """
+    path = Path(model.path).expanduser()
+    if not path.exists():
+        if path.is_absolute() or model.path.startswith("."):
+            raise ConfigError(f"actor_rollout_ref.model.path={model.path!r} does not exist. Name a model folder.")
+        return
+    from transformers import AutoTokenizer
+
+    tokenizer_path = model.get("tokenizer_path") or model.path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=model.get("trust_remote_code", False))
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and others for a broken folder
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"actor_rollout_ref.model.path={model.path!r} holds no tokenizer that transformers can load ({reason}). "
+            "Save one into the folder with tokenizer.save_pretrained, or set actor_rollout_ref.model.tokenizer_path."
+        ) from None
+    if not (tokenizer.chat_template or model.get("custom_chat_template")):
+        raise ConfigError(
+            f"The tokenizer in {tokenizer_path!r} has no chat template, so states cannot be rendered as messages. "
+            "Use an instruct model, or set actor_rollout_ref.model.custom_chat_template."
+        )
+
+
+def _check_verl(config: DictConfig) -> None:
+    """Refuse combinations that verl would accept and early experience cannot serve."""
+    if not config.trainer.use_v1:
+        raise ConfigError(
+            "trainer.use_v1=False: early experience runs in verl's V1 trainer only. Remove trainer.use_v1=False."
+        )
+    mode = config.trainer.v1.trainer_mode
+    if mode != TRAINER_MODE:
+        raise ConfigError(
+            f"trainer.v1.trainer_mode={mode!r} replaces the trainer that +{ROOT} selects. "
+            "Remove trainer.v1.trainer_mode from the command line; GRPO runs in verl's 'sync' mode."
+        )
+    from verl.trainer.ppo.utils import need_critic
+
+    if need_critic(config):
+        raise ConfigError(
+            f"algorithm.adv_estimator={config.algorithm.adv_estimator!r} needs a critic, which mid-training does not "
+            "warm up. Use an estimator without one, for instance algorithm.adv_estimator=grpo."
+        )
+    lora = config.actor_rollout_ref.model.get("lora_rank", 0)
+    if lora and lora > 0:
+        raise ConfigError(
+            f"actor_rollout_ref.model.lora_rank={lora}: mid-training a LoRA adapter is not supported. "
+            "Set actor_rollout_ref.model.lora_rank=0."
+        )

@@ -1,0 +1,84 @@
+"""The result of a run as one small JSON file, complete after every stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from verl_ee.errors import StageError
+from verl_ee.experience.brancher import Branches
+from verl_ee.experience.files import write_json
+
+SCHEMA = 1
+
+
+class Summary:
+    """What was collected, and success after every stage."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        self._path, self._content = path, content
+
+    @classmethod
+    def load(cls, path: Path, seed: int) -> Summary:
+        """Read the summary of a run that goes on, or begin one.
+
+        Raises:
+            StageError: if the file is broken or of a newer schema.
+        """
+        if not path.exists():
+            return cls(path, {"schema": SCHEMA, "seed": seed, "collect": None, "stages": [], "checkpoints": {}})
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            readable = int(content["schema"]) <= SCHEMA
+        except (ValueError, KeyError, TypeError):
+            readable = False
+        if not readable:
+            raise StageError(f"{path} is not a summary that this verl_ee can read. Update it, or choose another folder.")
+        return cls(path, content)
+
+    def collected(self, result: Branches, seconds: float) -> None:
+        """Record what branching gave."""
+        self._content["collect"] = {
+            "states": result.states,
+            "transitions": len({t.key for t in result.transitions}),
+            "branches": len(result.branches),
+            "mismatches": len(result.mismatches),
+            "env_steps": result.env_steps,
+            "seconds": round(seconds, 2),
+        }
+        self._write()
+
+    def evaluated(
+        self, stage: str, seconds: float, success: Mapping[str, float], episodes: Mapping[str, int]
+    ) -> None:
+        """Record success after a stage, replacing an earlier entry of the same stage.
+
+        Args:
+            stage: name of the stage.
+            seconds: that the stage took, evaluation excluded.
+            success: share per data source; the key is the last part of its name.
+            episodes: played per data source.
+        """
+        entry = {
+            "name": stage,
+            "seconds": round(seconds, 2),
+            "success": {_split(name): value for name, value in success.items()},
+            "episodes": {_split(name): value for name, value in episodes.items()},
+        }
+        stages = [item for item in self._content["stages"] if item["name"] != stage]
+        self._content["stages"] = [*stages, entry]
+        self._write()
+
+    def checkpoint(self, name: str, path: Path) -> None:
+        """Record where a checkpoint lies; the latest of a name wins."""
+        self._content["checkpoints"][name] = str(path)
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._path, self._content)
+
+
+def _split(data_source: str) -> str:
+    return data_source.rsplit("/", 1)[-1]

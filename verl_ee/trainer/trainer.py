@@ -1,0 +1,204 @@
+"""verl's GRPO trainer with the stages of early experience in front of its loop."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from omegaconf import DictConfig, OmegaConf, open_dict
+from tqdm import tqdm
+from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+from verl_ee.config import CollectConfig, StageConfig, parse
+from verl_ee.config.group import TRAINER_MODE
+from verl_ee.config.schema import ROOT
+from verl_ee.envs import ExpertTrajectory
+from verl_ee.errors import EarlyExperienceError, StageError
+from verl_ee.experience.brancher import check_mismatches
+from verl_ee.experience.experts import load_experts
+from verl_ee.experience.store import read_outcomes, write_store
+from verl_ee.experience.workers import collect
+from verl_ee.objectives import examples as build
+from verl_ee.objectives.examples import Example
+from verl_ee.objectives.loss import summarise
+from verl_ee.objectives.schedule import batches, learning_rate, steps_of
+from verl_ee.trainer.batch import sums_of, to_batch
+from verl_ee.trainer.log import StageLog
+from verl_ee.trainer.run_folder import HAND_OVER, RunFolder
+from verl_ee.trainer.summary import Summary
+from verl_ee.trainer.tokens import encoder_for
+from verl_ee.trainer.worker import EarlyExperienceWorker
+
+
+@register_trainer(TRAINER_MODE)
+class EarlyExperienceTrainer(PPOTrainerSync):
+    """Collect, mid-train, hand over; then verl's synchronous GRPO, on the same workers and servers."""
+
+    def __init__(self, config: DictConfig) -> None:
+        # verl compares the mode with "sync" to choose buffers and checkpoints; from here on it is that mode.
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = "sync"
+        self.early = parse(OmegaConf.to_container(config[ROOT], resolve=True))  # type: ignore[arg-type]
+        self.folder = RunFolder.of(config)
+        self.summary = Summary.load(self.folder.own / "summary.json", seed=int(config.data.get("seed") or 0))
+        self.stage = "grpo" if HAND_OVER in self.folder.finished() else "base"
+        self._stage_began = time.monotonic()
+        super().__init__(config)
+
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()
+        for role in (Role.ActorRolloutRef, Role.ActorRollout):
+            if role in self.role_worker_mapping:
+                self.role_worker_mapping[role] = ray.remote(EarlyExperienceWorker)
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        """Run every stage, then GRPO; an exception is left in `error.json` and raised as one of ours."""
+        try:
+            super().fit(agent_loop_manager)
+        except EarlyExperienceError as error:
+            self.folder.write_error(error, self.stage)
+            raise
+        except Exception as error:
+            failure = StageError(f"Stage {self.stage!r} failed: {_last_line(error)}")
+            self.folder.write_error(failure, self.stage)
+            raise failure from error
+
+    def on_train_begin(self) -> None:
+        """Run the stages, where verl has built everything and validated the model it starts from."""
+        super().on_train_begin()
+        self.logger = StageLog(self.logger, self.folder.own / "metrics.jsonl")
+        if HAND_OVER not in self.folder.finished():
+            self._run_stages()
+        self._begin("grpo")
+
+    def _run_stages(self) -> None:
+        experts = load_experts(
+            self.early.experts, self.early.environment.id, self.early.environment.kwargs, self.early.max_experts
+        )
+        trajectories = experts.trajectories
+        if self.early.collect is not None and "collect" not in self.folder.finished():
+            self._collect(trajectories, experts.sha256, self.early.collect)
+        model_type = getattr(self._model_config(), "model_type", None)
+        encoder = encoder_for(self.tokenizer, model_type, self.config.data.get("apply_chat_template_kwargs", {}))
+        names = list(self.early.stages)
+        for name, stage in self.early.stages.items():
+            self._begin(name)
+            if stage.objective == "world_model":
+                outcomes = read_outcomes(self.folder.store)
+                source = build.world_model(trajectories, outcomes, encoder, self.early.history_length)
+            else:
+                source = build.imitation(trajectories, encoder, self.early.history_length)
+            chosen = build.within(source, self._max_length(), self.early.max_dropped, name)
+            self._train(name, stage, chosen.examples)
+            if name == names[-1]:
+                self._hand_over()
+            self.checkpoint_manager.update_weights(0)
+            if self.early.evaluate:
+                self._validate()
+            self.folder.finish(self.early, name)
+        self.folder.finish(self.early, HAND_OVER)
+
+    def _collect(self, trajectories: Sequence[ExpertTrajectory], sha256: str, config: CollectConfig) -> None:
+        self._begin("collect")
+        began = time.monotonic()
+        result = collect(trajectories, self.early.environment, config)
+        check_mismatches(result, config)
+        provenance = {
+            "environment": self.early.environment.model_dump_json(),
+            "experts_sha256": sha256,
+            "collect": config.model_dump_json(),
+        }
+        write_store(self.folder.store, result.transitions, result.branches, provenance)
+        self.summary.collected(result, time.monotonic() - began)
+        self.folder.finish(self.early, "collect")
+
+    def _train(self, name: str, stage: StageConfig, examples: list[Example]) -> None:
+        """Run one supervised stage; the servers sleep meanwhile."""
+        total = steps_of(stage, len(examples))
+        self.checkpoint_manager.sleep_replicas()
+        self.actor_rollout_wg.begin_stage(stage, total)
+        multiple = self._row_multiple()
+        with tqdm(total=total, desc=name, unit="step") as bar:
+            for step, batch in enumerate(batches(stage, examples)):
+                output = self.actor_rollout_wg.update_actor(to_batch(batch, multiple, self._pad_token_id()))
+                metrics = output["metrics"]
+                values = summarise(sums_of(metrics))
+                values["lr"] = learning_rate(stage, step, total)
+                values["grad_norm"] = float(_first(metrics["grad_norm"]))
+                self.logger.log_stage(name, values)
+                bar.update(1)
+                bar.set_postfix(loss=f"{values[f'{stage.objective}/loss']:.3f}")
+
+    def _hand_over(self) -> None:
+        """Save the mid-trained policy as `global_step_0`, with GRPO's optimizer and schedule."""
+        self.actor_rollout_wg.hand_over()
+        step, self.global_steps = self.global_steps, 0
+        self._save_checkpoint()
+        self.global_steps = step
+        path = self.folder.root / "global_step_0"
+        self.actor_rollout_wg.exempt_from_rotation(str(path / "actor"))
+        self.summary.checkpoint("hand_over", path)
+
+    def _begin(self, stage: str) -> None:
+        self.stage, self._stage_began = stage, time.monotonic()
+
+    def _validate(self) -> dict[str, float]:
+        seconds = time.monotonic() - self._stage_began
+        metrics = super()._validate()
+        episodes = Counter(str(row) for row in self.val_dataset.dataframe["data_source"])
+        repeats = self.config.actor_rollout_ref.rollout.val_kwargs.n
+        success = {name: _success(metrics, name) for name in episodes}
+        self.summary.evaluated(self.stage, seconds, success, {name: n * repeats for name, n in episodes.items()})
+        return metrics
+
+    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        actor = self.config.actor_rollout_ref.actor
+        rows = actor.ppo_mini_batch_size * self.config.actor_rollout_ref.rollout.n
+        metrics["early_experience/optimizer_steps"] = len(batch) // rows * actor.ppo_epochs
+        return super()._update_actor(batch, metrics)
+
+    def _save_checkpoint(self) -> None:
+        super()._save_checkpoint()
+        if self.global_steps > 0:
+            self.summary.checkpoint("grpo", self.folder.root / f"global_step_{self.global_steps}")
+
+    def _row_multiple(self) -> int:
+        group = self.actor_rollout_wg
+        if "actor" not in group._dispatch_info:
+            group._dispatch_info["actor"] = group._query_dispatch_info("actor")
+        workers = max(group._dispatch_info["actor"]) + 1
+        actor = self.config.actor_rollout_ref.actor
+        return workers if actor.use_dynamic_bsz else workers * actor.ppo_micro_batch_size_per_gpu
+
+    def _max_length(self) -> int:
+        return int(self.config.data.max_prompt_length + self.config.data.max_response_length)
+
+    def _pad_token_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    def _model_config(self) -> Any:
+        from verl.utils.config import omega_conf_to_dataclass
+
+        return omega_conf_to_dataclass(self.config.actor_rollout_ref.model).hf_config
+
+
+def _first(value: Any) -> float:
+    while isinstance(value, list | tuple):
+        value = value[0]
+    return float(value)
+
+
+def _success(metrics: dict[str, Any], data_source: str) -> float:
+    prefix = f"val-core/{data_source}/acc/mean@"
+    return next((float(value) for key, value in metrics.items() if key.startswith(prefix)), float("nan"))
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
