@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from corpus import Sample, samples
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-from corpus import Sample, samples
 
 Row = tuple[list[int], int]
 END, START, PAD = "<|im_end|>", "<|im_start|>", "<|endoftext|>"
@@ -87,7 +86,8 @@ def train(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> Qwen2
         warm = min(1.0, (step + 1) / 200)
         for group in optimizer.param_groups:
             group["lr"] = args.lr * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
-        loss, answer = _loss(model, tokenizer, next(rows), args.prompt_weight)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, answer = _loss(model, tokenizer, next(rows), args.prompt_weight)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -97,7 +97,10 @@ def train(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> Qwen2
             bar.set_postfix(answer=f"{sum(history[-100:]) / 100:.3f}")
         if (step + 1) % 500 == 0:
             model.save_pretrained(args.out)
-            print(f"step {step + 1} response loss {sum(history[-100:]) / 100:.4f} {time.monotonic() - began:.0f} s", flush=True)
+            print(
+                f"step {step + 1} response loss {sum(history[-100:]) / 100:.4f} {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
     return model
 
 

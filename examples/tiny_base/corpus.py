@@ -13,7 +13,14 @@ import re
 from collections.abc import Callable, Iterator
 
 from verl_ee.envs import make
-from verl_ee.experience.rendering import Message, State, render_outcome, render_policy, render_response, render_world_model
+from verl_ee.experience.rendering import (
+    Message,
+    State,
+    render_outcome,
+    render_policy,
+    render_response,
+    render_world_model,
+)
 from verl_ee.experience.states import Episode
 
 FIRST_TASK = 5_000
@@ -26,7 +33,9 @@ Question = Callable[[State, random.Random], tuple[str, str] | None]
 def samples(seed: int) -> Iterator[Sample]:
     """Yield (messages, response) for ever."""
     rng = random.Random(seed)
-    envs = [make("verl_ee/Household-v0", {"size": size, "max_steps": 40}) for size in ("small", "small", "small", "medium")]
+    envs = [
+        make("verl_ee/Household-v0", {"size": size, "max_steps": 40}) for size in ("small", "small", "small", "medium")
+    ]
     while True:
         yield _sample(random_state(rng.choice(envs), rng), rng)
 

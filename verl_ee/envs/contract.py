@@ -135,6 +135,26 @@ def capabilities(env: gymnasium.Env[Any, Any]) -> frozenset[str]:
     return frozenset(name for name, protocol in _CAPABILITIES.items() if isinstance(env.unwrapped, protocol))
 
 
+def arguments(env_id: str, kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return all arguments of an environment, defaults filled in, so that two ways to write the same are equal.
+
+    Raises:
+        EnvironmentFault: the id is unknown, or the environment does not take these arguments.
+    """
+    given = dict(kwargs or {})
+    spec = _spec(env_id)
+    signature = inspect.signature(_creator(spec))
+    try:
+        bound = signature.bind(**{**spec.kwargs, **given})
+    except TypeError as error:
+        wrong = [name for name in given if name not in signature.parameters]
+        names = list(signature.parameters)
+        hint = did_you_mean(wrong[0], names) if wrong else f"Arguments: {', '.join(names)}."
+        raise EnvironmentFault(f"{env_id} does not take the arguments {given!r}: {error}. {hint}") from error
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
 def make(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
     """Return a new environment, without the checking wrapper of Gymnasium.
 
@@ -145,16 +165,8 @@ def make(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gymnasium.Env[
     Raises:
         EnvironmentFault: the id is unknown, what it needs is not installed, or it does not take these arguments.
     """
-    given = dict(kwargs or {})
-    spec = _spec(env_id)
-    try:
-        inspect.signature(_creator(spec)).bind(**{**spec.kwargs, **given})
-    except TypeError as error:
-        known = inspect.signature(_creator(spec)).parameters
-        wrong = [name for name in given if name not in known]
-        hint = did_you_mean(wrong[0], known) if wrong else f"Arguments: {', '.join(known)}."
-        raise EnvironmentFault(f"{env_id} does not take the arguments {given!r}: {error}. {hint}") from error
-    return gymnasium.make(env_id, disable_env_checker=True, **given)
+    arguments(env_id, kwargs)
+    return gymnasium.make(env_id, disable_env_checker=True, **dict(kwargs or {}))
 
 
 def version_of(env_id: str) -> str:

@@ -88,7 +88,9 @@ def branch_trajectory(
             result.mismatches.append(f"trajectory {index} (task {trajectory.task}), step {step}: {problem}")
             break
         prefix = tuple(s.action for s in trajectory.steps[:step])
-        actions = [(action, config.alternatives) for action in choose_alternatives(config, trajectory, step)]
+        actions: list[tuple[str, str]] = [
+            (action, config.alternatives) for action in choose_alternatives(config, trajectory, step)
+        ]
         if config.include_expert_transition:
             actions.insert(0, (trajectory.steps[step].action, "expert"))
         for order, (action, proposer) in enumerate(actions):

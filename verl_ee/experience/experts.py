@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_ee.envs import ExpertStep, ExpertTrajectory, version_of
+from verl_ee.envs import ExpertStep, ExpertTrajectory, arguments, version_of
 from verl_ee.errors import ExpertFileError, did_you_mean
 from verl_ee.experience.files import atomic
 
@@ -81,7 +81,9 @@ def load_experts(
         if limit is not None and len(trajectories) == limit:
             break
     if not trajectories:
-        raise ExpertFileError(f"Expert file {str(path)!r} holds no trajectory. Record one with `verl-ee experts record`.")
+        raise ExpertFileError(
+            f"Expert file {str(path)!r} holds no trajectory. Record one with `verl-ee experts record`."
+        )
     return ExpertFile(path, hashlib.sha256(content).hexdigest(), tuple(trajectories))
 
 
@@ -107,7 +109,9 @@ def _parse_line(line: str, where: str, closed: bool) -> ExpertTrajectory:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         cut = "" if closed else " The line has no end: the file seems to be cut off."
-        raise ExpertFileError(f"{where}: not valid JSON ({error.msg} at column {error.colno}).{cut} Record it again.") from None
+        raise ExpertFileError(
+            f"{where}: not valid JSON ({error.msg} at column {error.colno}).{cut} Record it again."
+        ) from None
     if not isinstance(row, dict):
         raise ExpertFileError(f"{where}: expected a JSON object, found {type(row).__name__}.")
     _check_schema(row, where)
@@ -121,7 +125,7 @@ def _parse_line(line: str, where: str, closed: bool) -> ExpertTrajectory:
         version=str(environment.get("version", "")),
         kwargs=environment.get("kwargs") or {},
         task=_typed(row, "task", str, where),
-        seed=_typed(row, "seed", int, where),
+        seed=None if row.get("seed") is None else _typed(row, "seed", int, where),
         instruction=_typed(row, "instruction", str, where),
         steps=tuple(_parse_step(step, f"{where}, step {index}") for index, step in enumerate(steps)),
         final_observation=_typed(row, "final_observation", str, where),
@@ -172,12 +176,14 @@ def _check_environment(trajectory: ExpertTrajectory, environment: str, kwargs: M
     installed = version_of(environment)
     if trajectory.version != installed:
         raise ExpertFileError(
-            f"{where}: recorded in version {trajectory.version} of {environment}, installed is {installed}. Record again."
+            f"{where}: recorded in version {trajectory.version} of {environment}; version {installed} is installed. "
+            "Record it again."
         )
-    if dict(trajectory.kwargs) != dict(kwargs):
+    recorded, asked = arguments(environment, trajectory.kwargs), arguments(environment, kwargs)
+    if recorded != asked:
         raise ExpertFileError(
-            f"{where}: recorded with environment arguments {dict(trajectory.kwargs)}, but "
-            f"early_experience.environment.kwargs is {dict(kwargs)}. Use the same."
+            f"{where}: recorded with environment arguments {recorded}, but early_experience.environment.kwargs gives "
+            f"{asked}. Use the same."
         )
 
 

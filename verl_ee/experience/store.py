@@ -105,7 +105,9 @@ def read_outcomes(folder: Path) -> list[Outcome]:
     for row in _read(folder / BRANCHES, _BRANCHES):
         fact = facts.get(row["key"])
         if fact is None:
-            raise StoreError(f"{folder / BRANCHES}: transition {row['key'][:12]} is not in {TRANSITIONS}. Collect again.")
+            raise StoreError(
+                f"{folder / BRANCHES}: transition {row['key'][:12]} is not in {TRANSITIONS}. Collect again."
+            )
         outcomes.append(
             Outcome(
                 row["trajectory"],
@@ -158,7 +160,9 @@ def _read(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
         raise StoreError(f"{path} is not a Parquet file that can be read ({error}). Collect again.") from None
     version = (table.schema.metadata or {}).get(b"verl_ee.schema", b"").decode()
     if not version.isdigit() or int(version) > VERSION:
-        raise StoreError(f"{path} has schema version {version or '(none)'}; this verl_ee reads up to {VERSION}. Update it.")
+        raise StoreError(
+            f"{path} has schema version {version or '(none)'}; this verl_ee reads up to {VERSION}. Update it."
+        )
     if set(table.column_names) != set(schema.names):
         raise StoreError(f"{path} has columns {table.column_names}; expected {schema.names}. Collect again.")
     return table.to_pylist()

@@ -13,6 +13,8 @@ from verl_ee.envs import ExpertTrajectory, make
 from verl_ee.errors import BranchError
 from verl_ee.experience.brancher import Branches, branch_trajectory
 
+BAR_SECONDS = 5.0
+"""Between two updates of a progress bar: Ray prints each as a line of its own."""
 TRIES = 2
 """Attempts per trajectory before the stage stops."""
 
@@ -45,7 +47,9 @@ def collect(
     busy: dict[Any, tuple[Any, int]] = {}
     waiting, tries = list(range(len(trajectories)))[::-1], [0] * len(trajectories)
     results: dict[int, Branches] = {}
-    with tqdm(total=sum(len(t.steps) for t in trajectories), desc="collect", unit="state") as bar:
+    with tqdm(
+        total=sum(len(t.steps) for t in trajectories), desc="collect", unit="state", mininterval=BAR_SECONDS
+    ) as bar:
         while waiting or busy:
             while waiting and idle:
                 worker, index = idle.pop(), waiting.pop()
@@ -62,8 +66,8 @@ def collect(
                 idle.append(remote.remote(environment, config))
                 continue
             idle.append(worker)
+            bar.set_postfix(mismatches=sum(len(r.mismatches) for r in results.values()), refresh=False)
             bar.update(len(trajectories[index].steps))
-            bar.set_postfix(mismatches=sum(len(r.mismatches) for r in results.values()))
     _stop(idle)
     total = Branches()
     for index in range(len(trajectories)):

@@ -122,8 +122,8 @@ def within(examples: Iterable[Example], max_length: int, max_dropped: float, sta
     if len(result.dropped) > max_dropped * total:
         shown = "; ".join(result.dropped[:3])
         raise ExampleError(
-            f"Stage {stage!r}: {len(result.dropped)} of {total} examples are longer than {max_length} tokens, more than "
-            f"early_experience.max_dropped={max_dropped:g} allows ({shown}). Raise data.max_prompt_length or "
+            f"Stage {stage!r}: {len(result.dropped)} of {total} examples are longer than {max_length} tokens, more "
+            f"than early_experience.max_dropped={max_dropped:g} allows ({shown}). Raise data.max_prompt_length or "
             "data.max_response_length, or lower early_experience.history_length."
         )
     return result

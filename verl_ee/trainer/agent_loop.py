@@ -17,9 +17,9 @@ from verl_ee.config.schema import ROOT
 from verl_ee.envs import make
 from verl_ee.experience.rendering import parse_response, render_policy
 from verl_ee.experience.states import Episode
+from verl_ee.experience.tasks import AGENT_NAME
 from verl_ee.trainer.tokens import encoder_for
 
-AGENT_NAME = "early_experience"
 _idle: dict[str, list[gymnasium.Env[str, str]]] = defaultdict(list)
 
 

@@ -37,7 +37,10 @@ def check_experts(config: EarlyExperienceConfig) -> ExpertFile:
     env = make(config.environment.id, config.environment.kwargs)
     try:
         return load_experts(
-            config.experts, environment=config.environment.id, kwargs=config.environment.kwargs, limit=config.max_experts
+            config.experts,
+            environment=config.environment.id,
+            kwargs=config.environment.kwargs,
+            limit=config.max_experts,
         )
     finally:
         env.close()
@@ -74,7 +77,9 @@ def check_model(model: DictConfig) -> None:
 
     tokenizer_path = model.get("tokenizer_path") or model.path
     try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=model.get("trust_remote_code", False))
+        tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer_path, trust_remote_code=model.get("trust_remote_code", False)
+        )
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and others for a broken folder
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(

@@ -1,12 +1,12 @@
 """The folder of a run: what early experience leaves beside verl's checkpoints, and how far it got.
 
-    <trainer.default_local_dir>/
-        early_experience/state.json         which run this is and which stages have finished
-        early_experience/store/             transitions.parquet, branches.parquet
-        early_experience/metrics.jsonl      one line per optimizer step of mid-training and per step of GRPO
-        early_experience/summary.json       the result, rewritten after every stage
-        early_experience/error.json         the message that ended the run, if one did
-        global_step_0/                      the hand-over, in verl's own checkpoint layout
+<trainer.default_local_dir>/
+    early_experience/state.json         which run this is and which stages have finished
+    early_experience/store/             transitions.parquet, branches.parquet
+    early_experience/metrics.jsonl      one line per optimizer step of mid-training and per step of GRPO
+    early_experience/summary.json       the result, rewritten after every stage
+    early_experience/error.json         the message that ended the run, if one did
+    global_step_0/                      the hand-over, in verl's own checkpoint layout
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class RunFolder:
     @classmethod
     def of(cls, config: DictConfig) -> RunFolder:
         """Return the folder of a job."""
-        return cls(Path(config.trainer.default_local_dir).expanduser().absolute(), str(config.actor_rollout_ref.model.path))
+        return cls(
+            Path(config.trainer.default_local_dir).expanduser().absolute(), str(config.actor_rollout_ref.model.path)
+        )
 
     @property
     def own(self) -> Path:
@@ -86,8 +88,8 @@ class RunFolder:
             if checkpoints:
                 raise ConfigError(
                     f"{where} holds checkpoints ({', '.join(checkpoints[:3])}) of a run without early experience. "
-                    "Choose another folder; to start from those weights, set actor_rollout_ref.model.path to the merged "
-                    "model (python -m verl.model_merger)."
+                    "Choose another folder; to start from those weights, set actor_rollout_ref.model.path to the "
+                    "merged model (python -m verl.model_merger)."
                 )
             return
         if state.get("fingerprint") != self.fingerprint(config):
@@ -108,6 +110,10 @@ class RunFolder:
             {"schema": SCHEMA, "stage": stage, "type": type(error).__name__, "message": str(error)},
         )
 
+    def clear_error(self) -> None:
+        """Remove what an earlier attempt left in `error.json`."""
+        (self.own / "error.json").unlink(missing_ok=True)
+
     def _state(self) -> Mapping[str, Any]:
         path = self.own / "state.json"
         if not path.exists():
@@ -116,7 +122,9 @@ class RunFolder:
             state = json.loads(path.read_text(encoding="utf-8"))
             schema = int(state["schema"])
         except (ValueError, KeyError, TypeError):
-            raise StageError(f"{path} is not a state file of verl_ee. Choose another trainer.default_local_dir.") from None
+            raise StageError(
+                f"{path} is not a state file of verl_ee. Choose another trainer.default_local_dir."
+            ) from None
         if schema > SCHEMA:
             raise StageError(f"{path} has schema {schema}; this verl_ee reads up to {SCHEMA}. Update verl_ee.")
         return state

@@ -35,7 +35,9 @@ class Summary:
         except (ValueError, KeyError, TypeError):
             readable = False
         if not readable:
-            raise StageError(f"{path} is not a summary that this verl_ee can read. Update it, or choose another folder.")
+            raise StageError(
+                f"{path} is not a summary that this verl_ee can read. Update it, or choose another folder."
+            )
         return cls(path, content)
 
     def collected(self, result: Branches, seconds: float) -> None:
@@ -50,9 +52,7 @@ class Summary:
         }
         self._write()
 
-    def evaluated(
-        self, stage: str, seconds: float, success: Mapping[str, float], episodes: Mapping[str, int]
-    ) -> None:
+    def evaluated(self, stage: str, seconds: float, success: Mapping[str, float], episodes: Mapping[str, int]) -> None:
         """Record success after a stage, replacing an earlier entry of the same stage.
 
         Args:

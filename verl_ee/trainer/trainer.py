@@ -34,10 +34,16 @@ from verl_ee.trainer.summary import Summary
 from verl_ee.trainer.tokens import encoder_for
 from verl_ee.trainer.worker import EarlyExperienceWorker
 
+BAR_SECONDS = 5.0
+"""Between two updates of a progress bar: Ray prints each as a line of its own."""
+
 
 @register_trainer(TRAINER_MODE)
 class EarlyExperienceTrainer(PPOTrainerSync):
     """Collect, mid-train, hand over; then verl's synchronous GRPO, on the same workers and servers."""
+
+    logger: Any
+    global_steps: int
 
     def __init__(self, config: DictConfig) -> None:
         # verl compares the mode with "sync" to choose buffers and checkpoints; from here on it is that mode.
@@ -58,6 +64,8 @@ class EarlyExperienceTrainer(PPOTrainerSync):
 
     def fit(self, agent_loop_manager: Any) -> None:
         """Run every stage, then GRPO; an exception is left in `error.json` and raised as one of ours."""
+        self.folder.clear_error()
+        self._stage_began = time.monotonic()
         try:
             super().fit(agent_loop_manager)
         except EarlyExperienceError as error:
@@ -123,7 +131,7 @@ class EarlyExperienceTrainer(PPOTrainerSync):
         self.checkpoint_manager.sleep_replicas()
         self.actor_rollout_wg.begin_stage(stage, total)
         multiple = self._row_multiple()
-        with tqdm(total=total, desc=name, unit="step") as bar:
+        with tqdm(total=total, desc=name, unit="step", mininterval=BAR_SECONDS) as bar:
             for step, batch in enumerate(batches(stage, examples)):
                 output = self.actor_rollout_wg.update_actor(to_batch(batch, multiple, self._pad_token_id()))
                 metrics = output["metrics"]
@@ -131,8 +139,8 @@ class EarlyExperienceTrainer(PPOTrainerSync):
                 values["lr"] = learning_rate(stage, step, total)
                 values["grad_norm"] = float(_first(metrics["grad_norm"]))
                 self.logger.log_stage(name, values)
+                bar.set_postfix(loss=f"{values[f'{stage.objective}/loss']:.3f}", refresh=False)
                 bar.update(1)
-                bar.set_postfix(loss=f"{values[f'{stage.objective}/loss']:.3f}")
 
     def _hand_over(self) -> None:
         """Save the mid-trained policy as `global_step_0`, with GRPO's optimizer and schedule."""
@@ -148,8 +156,11 @@ class EarlyExperienceTrainer(PPOTrainerSync):
         self.stage, self._stage_began = stage, time.monotonic()
 
     def _validate(self) -> dict[str, float]:
-        seconds = time.monotonic() - self._stage_began
+        began = time.monotonic()
+        seconds = began - self._stage_began
         metrics = super()._validate()
+        # Evaluating is not part of any stage.
+        self._stage_began += time.monotonic() - began
         episodes = Counter(str(row) for row in self.val_dataset.dataframe["data_source"])
         repeats = self.config.actor_rollout_ref.rollout.val_kwargs.n
         success = {name: _success(metrics, name) for name in episodes}

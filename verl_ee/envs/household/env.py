@@ -57,6 +57,7 @@ class Household(gymnasium.Env[str, str]):
         self.render_mode = None
         self.size = size
         self.max_steps = MAX_STEPS[size] if max_steps is None else max_steps
+        self._arguments = {"size": size, "max_steps": max_steps}
         self.observation_space = Text(_LONGEST, charset=string.printable)
         self.action_space = Text(_LONGEST, charset=string.printable)
         self._house: House | None = None
@@ -146,9 +147,10 @@ class Household(gymnasium.Env[str, str]):
         for action in experts.solve(env._started(), kind)[: self.max_steps]:
             steps.append(ExpertStep(observation, action, None, info["admissible_actions"]))
             observation, _, _, _, info = env.step(action)
-        kwargs = {"size": self.size, "max_steps": self.max_steps}
         success = info["success"]
-        return ExpertTrajectory(ID, self.version, task, info["task"], tuple(steps), observation, success, kwargs)
+        return ExpertTrajectory(
+            ID, self.version, task, info["task"], tuple(steps), observation, success, self._arguments
+        )
 
     def _started(self) -> House:
         if self._house is None:

@@ -16,7 +16,7 @@ def register_engine() -> None:
 def _register(module: ModuleType) -> None:
     from verl.workers.engine.base import EngineRegistry
 
-    class CpuFSDPEngine(module.FSDPEngineWithLMHead):  # type: ignore[misc,name-defined]
+    class CpuFSDPEngine(module.FSDPEngineWithLMHead):  # type: ignore[name-defined]
         """FSDP on a CPU: parameters are where they belong, so nothing is offloaded."""
 
         def _build_fsdp_module(self, model: Any) -> Any:

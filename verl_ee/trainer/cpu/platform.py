@@ -10,8 +10,7 @@ from typing import Any
 
 import psutil
 import torch
-from verl.plugin.platform import PlatformBase, PlatformRegistry
-from verl.plugin.platform import platform_manager
+from verl.plugin.platform import PlatformBase, PlatformRegistry, platform_manager
 
 
 def _device_module() -> types.ModuleType:

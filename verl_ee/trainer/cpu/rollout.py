@@ -97,7 +97,7 @@ def _cause(receiver: Any) -> str:
 
 
 def _bounded(stock: type) -> type:
-    class BoundedWeightSender(stock):  # type: ignore[misc]
+    class BoundedWeightSender(stock):
         """verl's weight sender that neither waits for a receiver that failed nor for ever."""
 
         receiver: Any = None
@@ -105,6 +105,6 @@ def _bounded(stock: type) -> type:
 
         def _init_socket(self) -> None:
             super()._init_socket()
-            self.socket = _BoundedSocket(self.socket, type(self).receiver)
+            self.socket: Any = _BoundedSocket(self.socket, type(self).receiver)
 
     return BoundedWeightSender

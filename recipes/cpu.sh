@@ -1,0 +1,20 @@
+# What a verl job needs on a machine without an accelerator; source it, then pass "${CPU[@]}".
+# On a GPU leave it out: verl's defaults are made for one.
+export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}   # GiB of KV cache
+export VLLM_CPU_OMP_THREADS_BIND=${VLLM_CPU_OMP_THREADS_BIND:-nobind}
+export RAY_worker_niceness=0 RAY_USAGE_STATS_ENABLED=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 TOKENIZERS_PARALLELISM=false
+# Ray gives its workers one thread each, and a niceness that starves them beside any other process.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
+CPU=(
+  trainer.device=cpu trainer.n_gpus_per_node=1 trainer.nnodes=1
+  ray_kwargs.ray_init.num_cpus=16 +ray_kwargs.ray_init.num_gpus=1 +ray_kwargs.ray_init.include_dashboard=False
+  actor_rollout_ref.actor.strategy=fsdp2 actor_rollout_ref.ref.strategy=fsdp2
+  actor_rollout_ref.actor.use_torch_compile=False actor_rollout_ref.actor.fsdp_config.model_dtype=fp32
+  "+actor_rollout_ref.actor.fsdp_config.mixed_precision={param_dtype: fp32, reduce_dtype: fp32, buffer_dtype: fp32}"
+  actor_rollout_ref.model.use_remove_padding=False +actor_rollout_ref.model.override_config.attn_implementation=sdpa
+  actor_rollout_ref.rollout.name=vllm actor_rollout_ref.rollout.dtype=float32 actor_rollout_ref.rollout.enforce_eager=True
+  actor_rollout_ref.rollout.tensor_model_parallel_size=1 actor_rollout_ref.rollout.free_cache_engine=False
+  +actor_rollout_ref.rollout.enable_sleep_mode=False actor_rollout_ref.rollout.agent.num_workers=1
+  reward.num_workers=1 data.dataloader_num_workers=0
+  transfer_queue.backend.SimpleStorage.num_data_storage_units=1
+)

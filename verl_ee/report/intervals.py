@@ -1,0 +1,96 @@
+"""95 % intervals of success shares and of their differences, in closed form.
+
+Both treat episodes as independent draws from fixed policies. They say how far a share may lie from that of the same
+policies on endless episodes, not how far another seed's training would have ended: for that, look at the seeds.
+
+Sources:
+    Wilson, E. B. (1927). Probable inference, the law of succession, and statistical inference. Journal of the
+        American Statistical Association 22, 209-212.
+    Newcombe, R. G. (1998). Interval estimation for the difference between independent proportions: comparison of
+        eleven methods. Statistics in Medicine 17, 873-890 (method 10).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Z = 1.959963984540054
+"""97.5 % quantile of the standard normal distribution: 2.5 % on either side."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Lower and upper end of a 95 % interval, as a share or a difference of shares."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Share:
+    """Part of the episodes that succeeded.
+
+    Attributes:
+        value: between 0 and 1.
+        episodes: at least 1.
+
+    Raises:
+        ValueError: if either is out of its range.
+    """
+
+    value: float
+    episodes: int
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.value <= 1.0:
+            raise ValueError(f"a share lies between 0 and 1, found {self.value!r}")
+        if self.episodes < 1:
+            raise ValueError(f"a share needs at least one episode, found {self.episodes!r}")
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson's score interval."""
+        return wilson(self)
+
+
+def wilson(share: Share) -> Interval:
+    """Return the score interval of a share (Wilson 1927).
+
+    With p the share and n the episodes, its ends are the solutions t of (p - t)^2 = Z^2 t (1 - t) / n, that is
+    (p + Z^2/2n +- Z sqrt(p (1 - p)/n + Z^2/4n^2)) / (1 + Z^2/n). It never leaves [0, 1] and has width at p = 0 and
+    p = 1, where the normal approximation has none.
+    """
+    p, n = share.value, share.episodes
+    scale = 1.0 + Z**2 / n
+    centre = (p + Z**2 / (2 * n)) / scale
+    half = Z * math.sqrt(p * (1.0 - p) / n + Z**2 / (4 * n**2)) / scale
+    # Rounding may leave the ends beside p = 0 or p = 1, where they meet it exactly.
+    return Interval(min(max(centre - half, 0.0), p), max(min(centre + half, 1.0), p))
+
+
+def newcombe(later: Share, earlier: Share) -> Interval:
+    """Return the interval of `later.value - earlier.value` (Newcombe 1998, method 10).
+
+    With d the difference and [l, u] Wilson's interval of each share, it is
+    [d - sqrt((p1 - l1)^2 + (u2 - p2)^2), d + sqrt((u1 - p1)^2 + (p2 - l2)^2)].
+
+    The two shares count as independent. Where both stages play the same tasks their outcomes usually rise and fall
+    together, and then the interval is wider than it need be.
+    """
+    difference = later.value - earlier.value
+    one, two = wilson(later), wilson(earlier)
+    below = math.hypot(later.value - one.low, two.high - earlier.value)
+    above = math.hypot(one.high - later.value, earlier.value - two.low)
+    return Interval(difference - below, difference + above)
+
+
+def pooled(shares: Sequence[Share]) -> Share:
+    """Return the share over all episodes together, so a run counts by the episodes that it played.
+
+    Args:
+        shares: at least one.
+    """
+    episodes = sum(share.episodes for share in shares)
+    return Share(min(sum(share.value * share.episodes for share in shares) / episodes, 1.0), episodes)

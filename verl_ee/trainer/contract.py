@@ -1,0 +1,170 @@
+"""Every name of verl and vLLM that verl_ee relies on, and a check that the installed ones still fit."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from verl_ee.trainer.cpu import HURDLES, active
+
+
+@dataclass(frozen=True)
+class Name:
+    """An upstream name.
+
+    Attributes:
+        module: where it lives.
+        path: dotted name inside the module.
+        parameters: parameters that are used, by name; empty for a class or value of which none is.
+    """
+
+    module: str
+    path: str
+    parameters: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.path}"
+
+
+NAMES: tuple[Name, ...] = (
+    Name("verl.trainer.ppo.v1.trainer_base", "register_trainer", ("name",)),
+    Name("verl.trainer.ppo.v1.trainer_base", "get_trainer_cls", ("name",)),
+    Name("verl.trainer.ppo.v1.trainer_sync", "PPOTrainerSync", ("config",)),
+    Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer.fit", ("self", "agent_loop_manager")),
+    Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer.on_train_begin", ("self",)),
+    Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._init_resource_pool_mgr", ("self",)),
+    Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._validate", ("self",)),
+    Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._save_checkpoint", ("self",)),
+    Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._update_actor", ("self", "batch", "metrics")),
+    Name("verl.trainer.ppo.utils", "Role.ActorRollout"),
+    Name("verl.trainer.ppo.utils", "Role.ActorRolloutRef"),
+    Name("verl.trainer.ppo.utils", "need_critic", ("config",)),
+    Name("verl.single_controller.base.decorator", "register", ("dispatch_mode",)),
+    Name("verl.single_controller.base.decorator", "Dispatch"),
+    Name("verl.workers.engine_workers", "ActorRolloutRefWorker", ("config", "role")),
+    Name("verl.workers.engine_workers", "ActorRolloutRefWorker.update_actor", ("self", "data")),
+    Name("verl.workers.engine_workers", "TrainingWorker.set_loss_fn", ("self", "loss_fn")),
+    Name("verl.workers.engine_workers", "TrainingWorker.train_mini_batch", ("self", "data")),
+    Name("verl.workers.engine.fsdp.transformer_impl", "FSDPEngine._build_lr_scheduler", ("self", "optimizer")),
+    Name("verl.workers.engine.fsdp.transformer_impl", "FSDPEngine._build_fsdp_module", ("self", "module")),
+    Name("verl.workers.engine.fsdp.transformer_impl", "FSDPEngineWithLMHead"),
+    Name("verl.workers.engine.base", "EngineRegistry.register", ("model_type", "backend", "device")),
+    Name("verl.utils.checkpoint.checkpoint_manager", "BaseCheckpointManager.register_checkpoint", ("self", "new_path")),
+    Name("verl.utils.tensordict_utils", "assign_non_tensor", ("tensor_dict",)),
+    Name("verl.utils.dataset.dataset_utils", "DatasetPadMode"),
+    Name("verl.utils.config", "omega_conf_to_dataclass", ("config",)),
+    Name("verl.utils.distributed", "initialize_global_process_group_ray", ("timeout_second", "backend")),
+    Name(
+        "verl.utils.tokenizer.continuous_token_wiring",
+        "create_continuous_token_builder",
+        ("tokenizer", "hf_model_type", "chat_template_kwargs"),
+    ),
+    Name("verl.experimental.agent_loop.agent_loop", "AgentLoopBase.run", ("self", "sampling_params")),
+    Name("verl.experimental.agent_loop.agent_loop", "AgentLoopOutput"),
+    Name("verl.experimental.agent_loop.agent_loop", "AgentLoopMetrics"),
+    Name("verl.experimental.agent_loop.agent_loop", "register", ("agent_name",)),
+    Name(
+        "verl.workers.rollout.llm_server",
+        "LLMServerClient.generate",
+        ("self", "request_id", "prompt_ids", "sampling_params"),
+    ),
+    Name("verl.checkpoint_engine.base", "CheckpointEngineManager.sleep_replicas", ("self",)),
+    Name("verl.checkpoint_engine.base", "CheckpointEngineManager.update_weights", ("self", "global_steps")),
+    Name("verl.plugin.platform", "PlatformBase"),
+    Name("verl.plugin.platform", "PlatformRegistry.register", ("platform",)),
+    Name("verl.plugin.platform.platform_manager", "_current_platform"),
+    Name("verl.plugin.platform.platform_manager", "set_platform", ("platform",)),
+)
+ROLLOUT_NAMES: tuple[Name, ...] = (
+    Name("verl.workers.rollout.base", "_ROLLOUT_REGISTRY"),
+    Name("verl.workers.rollout.replica", "RolloutReplicaRegistry.register", ("name", "loader")),
+    Name("verl.workers.rollout.vllm_rollout.vllm_async_server", "vLLMReplica"),
+    Name("verl.workers.rollout.vllm_rollout.vllm_async_server", "vLLMHttpServer._get_worker_extension_cls", ("self",)),
+    Name(
+        "verl.workers.rollout.vllm_rollout.vllm_rollout",
+        "ServerAdapter._execute_method",
+        ("self", "method", "non_block"),
+    ),
+    Name("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer", "BucketedWeightSender._init_socket", ("self",)),
+    Name(
+        "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer",
+        "BucketedWeightReceiver.receive_weights",
+        ("self", "on_bucket_received"),
+    ),
+    Name(
+        "verl.workers.rollout.vllm_rollout.utils",
+        "vLLMColocateWorkerExtension.update_weights_from_ipc",
+        ("self", "peft_config", "base_sync_done", "use_shm"),
+    ),
+    Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner.reload_weights", ("self", "weights_iterator")),
+)
+"""Used on the CPU platform alone."""
+PACKAGES = ("verl", "vllm", "ray", "torch", "transformers", "TransferQueue", "tensordict", "gymnasium", "hydra-core")
+CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
+"""Packages whose builds on the package index need CUDA, and break transformers next to a CPU build of torch."""
+
+
+def problem_with(name: Name) -> str:
+    """Return what differs from what verl_ee relies on, or an empty string."""
+    try:
+        value: Any = importlib.import_module(name.module)
+    except Exception as error:  # an upstream module may fail to import in any way
+        return f"cannot be imported: {type(error).__name__}: {error}".splitlines()[0]
+    for part in name.path.split("."):
+        if not hasattr(value, part):
+            return f"has no {part!r}"
+        value = getattr(value, part)
+    if name.parameters:
+        found = inspect.signature(value).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in found.values())
+        missing = [wanted for wanted in name.parameters if wanted not in found and not takes_any]
+        if missing:
+            return f"takes no {', '.join(missing)}; takes {', '.join(found)}"
+    return ""
+
+
+def versions() -> dict[str, str]:
+    """Return the installed version of every package that matters, or `missing`."""
+    result = {}
+    for package in PACKAGES:
+        try:
+            result[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            result[package] = "missing"
+    return result
+
+
+def conflicts() -> list[str]:
+    """Return installed packages that break a CPU build of torch."""
+    import torch
+
+    if torch.version.cuda is not None or not active():
+        return []
+    return [name for name in CUDA_ONLY if _installed(name)]
+
+
+def registered() -> dict[str, str]:
+    """Return what is registered where in this process."""
+    from hydra.core.config_store import ConfigStore
+    from verl.plugin.platform import PlatformRegistry
+
+    from verl_ee.config.schema import ROOT
+
+    flags = [name.removesuffix(".yaml") for name in ConfigStore.instance().repo.get(ROOT, {})]
+    hurdles = ", ".join(hurdle.clear.__name__ for hurdle in HURDLES) if active() else "none (an accelerator is present)"
+    return {
+        "flag +early_experience=": ", ".join(sorted(flags)) or "missing: the plugin verl_ee was not loaded",
+        "verl platforms": ", ".join(PlatformRegistry.registered_names()),
+        "CPU platform clears": hurdles,
+    }
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
