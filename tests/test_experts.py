@@ -196,7 +196,11 @@ def in_environment(edit: Callable[[Row], Any]) -> Callable[[Row], Any]:
             ["'other/World-v1'", f"early_experience.environment.id is '{ID}'"],
             id="other-environment",
         ),
-        pytest.param(in_environment(with_value(version="0.9")), ["version 0.9", "installed is 1"], id="other-version"),
+        pytest.param(
+            in_environment(with_value(version="0.9")),
+            ["version 0.9", f"version {Household.version}"],
+            id="other-version",
+        ),
         pytest.param(
             in_environment(with_value(kwargs={"size": "large"})),
             ["large", "small", "early_experience.environment.kwargs"],

@@ -3,29 +3,37 @@
 # Environment: OUT (folder of the run), MODEL, SEED, DEMOS, EPISODES; the defaults are those of `make demo`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-OUT=${OUT:-runs/household}; MODEL=${MODEL:-examples/tiny_base/model}; SEED=${SEED:-0}
+OUT=$(realpath -m "${OUT:-runs/household}"); MODEL=${MODEL:-$PWD/examples/tiny_base/model}; SEED=${SEED:-0}
 DEMOS=${DEMOS:-200}; EPISODES=${EPISODES:-100}
 ENV=verl_ee/Household-v0
-DATA=$OUT/data
-mkdir -p "$DATA"
-verl-ee experts record --env $ENV --split train --first $((SEED * DEMOS)) -n "$DEMOS" --out "$DATA/experts.jsonl"
-verl-ee envs tasks --env $ENV --split train:2000 -n 1024 --out "$DATA/train.parquet"
-verl-ee envs tasks --env $ENV --split seen --split unseen -n "$EPISODES" --out "$DATA/val.parquet"
-python -c 'import torch; raise SystemExit(torch.cuda.is_available())' && source recipes/cpu.sh
-python -m verl.trainer.main_ppo +early_experience=iwm \
-  early_experience.environment.id=$ENV early_experience.experts="$PWD/$DATA/experts.jsonl" \
-  early_experience.stages.world_model.lr=3e-4 early_experience.stages.world_model.batch_size=32 \
-  early_experience.stages.imitation.lr=3e-4 early_experience.stages.imitation.batch_size=32 \
-  early_experience.stages.imitation.epochs=4 early_experience.collect.seed="$SEED" \
-  early_experience.stages.world_model.seed="$SEED" early_experience.stages.imitation.seed="$SEED" \
-  data.train_files="$PWD/$DATA/train.parquet" data.val_files="$PWD/$DATA/val.parquet" data.seed="$SEED" \
-  data.train_batch_size=16 data.max_prompt_length=320 data.max_response_length=32 data.truncation=error \
-  actor_rollout_ref.model.path="$PWD/$MODEL" \
-  algorithm.adv_estimator=grpo actor_rollout_ref.rollout.n=8 actor_rollout_ref.rollout.seed="$SEED" \
-  actor_rollout_ref.actor.optim.lr=1e-4 actor_rollout_ref.actor.ppo_mini_batch_size=16 \
-  actor_rollout_ref.actor.use_dynamic_bsz=True actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384 \
-  actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=32768 \
-  actor_rollout_ref.rollout.max_model_len=512 actor_rollout_ref.rollout.max_num_seqs=64 \
-  trainer.logger='[console]' trainer.total_training_steps=10 trainer.test_freq=10 trainer.save_freq=10 \
-  trainer.default_local_dir="$PWD/$OUT" trainer.resume_mode=auto \
-  "${CPU[@]:-}" "$@"
+mkdir -p "$OUT/data"
+verl-ee experts record --env $ENV --split train --first $((SEED * DEMOS)) -n "$DEMOS" --out "$OUT/data/experts.jsonl"
+verl-ee envs tasks --env $ENV --split train:2000 -n 1024 --out "$OUT/data/train.parquet"
+verl-ee envs tasks --env $ENV --split seen --split unseen -n "$EPISODES" --out "$OUT/data/val.parquet"
+CPU=()
+if python -c 'import torch; raise SystemExit(torch.cuda.is_available())'; then source recipes/cpu.sh; fi
+
+EARLY=(
+  early_experience.environment.id=$ENV early_experience.experts="$OUT/data/experts.jsonl"
+  early_experience.max_turns=20 early_experience.collect.k=8 early_experience.collect.seed="$SEED"
+  early_experience.stages.world_model.lr=3e-4 early_experience.stages.world_model.batch_size=32
+  early_experience.stages.world_model.seed="$SEED"
+  early_experience.stages.imitation.lr=3e-4 early_experience.stages.imitation.batch_size=32
+  early_experience.stages.imitation.epochs=4 early_experience.stages.imitation.seed="$SEED"
+)
+GRPO=(
+  algorithm.adv_estimator=grpo actor_rollout_ref.rollout.n=8 actor_rollout_ref.rollout.seed="$SEED"
+  actor_rollout_ref.actor.optim.lr=3e-5 actor_rollout_ref.actor.ppo_mini_batch_size=16
+  actor_rollout_ref.actor.use_dynamic_bsz=True actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384
+  actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True
+  actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=32768
+  actor_rollout_ref.rollout.max_model_len=512 actor_rollout_ref.rollout.max_num_seqs=128
+)
+python -m verl.trainer.main_ppo +early_experience=iwm "${EARLY[@]}" "${GRPO[@]}" \
+  data.train_files="$OUT/data/train.parquet" data.val_files="$OUT/data/val.parquet" data.seed="$SEED" \
+  data.train_batch_size=16 data.max_prompt_length=384 data.max_response_length=32 data.truncation=error \
+  actor_rollout_ref.model.path="$MODEL" \
+  trainer.logger='[console]' trainer.project_name=verl_ee trainer.experiment_name=household-iwm \
+  trainer.total_training_steps=10 trainer.test_freq=10 trainer.save_freq=10 \
+  trainer.default_local_dir="$OUT" \
+  "${CPU[@]}" "$@"

@@ -66,7 +66,6 @@ class _BoundedSocket:
 
     def recv(self) -> bytes:
         import ray
-        import zmq
 
         deadline = time.monotonic() + WEIGHT_SYNC_SECONDS
         while not self._socket.poll(int(POLL_SECONDS * 1000)):
@@ -74,10 +73,10 @@ class _BoundedSocket:
                 if self._socket.poll(0):
                     break
                 cause = _cause(self._receiver)
-                self._socket.setsockopt(zmq.LINGER, 0)
+                self._socket.linger = 0
                 raise UpstreamError(f"The rollout server could not load the new weights: {cause}")
             if time.monotonic() > deadline:
-                self._socket.setsockopt(zmq.LINGER, 0)
+                self._socket.linger = 0
                 raise UpstreamError(
                     f"The rollout server did not take the new weights within {WEIGHT_SYNC_SECONDS:.0f} s. "
                     "Set VERL_EE_WEIGHT_SYNC_SECONDS to wait longer."

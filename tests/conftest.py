@@ -1,0 +1,69 @@
+"""One small job, started once, that many checks share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SMALL = (
+    "early_experience.max_turns=5",
+    "early_experience.collect.k=3",
+    "early_experience.stages.imitation.epochs=1",
+    "data.train_batch_size=4",
+    "actor_rollout_ref.rollout.n=2",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+    "actor_rollout_ref.actor.use_kl_loss=True",
+    "actor_rollout_ref.ref.log_prob_use_dynamic_bsz=True",
+    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=32768",
+    "trainer.total_training_steps=2",
+    "trainer.test_freq=2",
+    "trainer.save_freq=1",
+    "trainer.max_actor_ckpt_to_keep=1",
+    "trainer.logger=[console,file]",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished job: its folder and all that it printed."""
+
+    folder: Path
+    output: str
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.folder / "early_experience" / name).read_text())
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        lines = (self.folder / "early_experience" / name).read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+def run_recipe(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the household recipe at a size of seconds."""
+    env = os.environ | {
+        "OUT": str(folder),
+        "DEMOS": "6",
+        "EPISODES": "16",
+        "HF_HUB_OFFLINE": "1",
+        "VERL_FILE_LOGGER_PATH": str(folder / "log.jsonl"),
+        **environment,
+    }
+    command = ["bash", str(ROOT / "recipes/household/iwm.sh"), *SMALL, *overrides]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200)
+
+
+@pytest.fixture(scope="session")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """World model, imitation, two steps of GRPO with a KL reference, one worker."""
+    folder = tmp_path_factory.mktemp("job")
+    done = run_recipe(folder, f"trainer.validation_data_dir={folder}/validation")
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-5000:]
+    return Job(folder, output)

@@ -1,0 +1,99 @@
+"""The CPU platform where it can be tested without a whole job; tests/test_job.py runs the rest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import zmq
+
+from verl_ee.errors import UpstreamError
+from verl_ee.trainer import contract
+from verl_ee.trainer.cpu import HURDLES, active, rollout
+
+pytestmark = pytest.mark.skipif(not active(), reason="this machine has an accelerator")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+class Sender:
+    """The part of verl's sender that the bound wraps."""
+
+    socket: zmq.Socket
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def _init_socket(self) -> None:
+        self.socket = zmq.Context.instance().socket(zmq.REQ)
+        self.socket.bind(self.address)
+
+
+def test_a_receiver_that_failed_ends_the_weight_sync_with_its_cause(cluster: None, tmp_path: Path) -> None:
+    @ray.remote
+    def receive() -> None:
+        raise RuntimeError("no parameter called lm_head")
+
+    bounded = rollout._bounded(Sender)
+    bounded.receiver = receive.remote()
+    sender = bounded(f"ipc://{tmp_path}/sync")
+    sender._init_socket()
+    sender.socket.send(b"weights")
+    with pytest.raises(UpstreamError, match="no parameter called lm_head"):
+        sender.socket.recv()
+    sender.socket.close()
+
+
+def test_a_receiver_that_never_answers_ends_it_too(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout, "WEIGHT_SYNC_SECONDS", 1.0)
+    sender = rollout._bounded(Sender)(f"ipc://{tmp_path}/sync")
+    sender._init_socket()
+    sender.socket.send(b"weights")
+    with pytest.raises(UpstreamError, match="VERL_EE_WEIGHT_SYNC_SECONDS"):
+        sender.socket.recv()
+    sender.socket.close()
+
+
+def test_an_answer_arrives(tmp_path: Path) -> None:
+    sender = rollout._bounded(Sender)(f"ipc://{tmp_path}/sync")
+    sender._init_socket()
+    sender.socket.send(b"weights")
+    receiver = zmq.Context.instance().socket(zmq.REP)
+    receiver.connect(f"ipc://{tmp_path}/sync")
+    assert receiver.recv() == b"weights"
+    receiver.send(b"ok")
+    assert sender.socket.recv() == b"ok"
+    sender.socket.close()
+    receiver.close()
+
+
+def test_the_cpu_build_answers_to_the_name_vllm() -> None:
+    assert importlib.metadata.version("vllm").endswith("+cpu")
+
+
+@pytest.mark.parametrize("name", contract.NAMES + contract.ROLLOUT_NAMES, ids=str)
+def test_upstream_name_is_as_relied_on(name: contract.Name) -> None:
+    assert contract.problem_with(name) == ""
+
+
+def test_a_name_that_differs_is_reported() -> None:
+    assert "has no 'gone'" in contract.problem_with(contract.Name("json", "gone"))
+    assert "takes no sideways" in contract.problem_with(contract.Name("shutil", "which", ("sideways",)))
+    assert "cannot be imported" in contract.problem_with(contract.Name("verl.gone", "x"))
+
+
+def test_every_hurdle_says_why_and_until_when() -> None:
+    for hurdle in HURDLES:
+        assert hurdle.reason
+        assert hurdle.until
+        assert hurdle.clear.__doc__

@@ -1,0 +1,166 @@
+"""Bad input ends before Ray starts, with one message and no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+from conftest import ROOT
+
+import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
+from verl_ee.envs import make
+from verl_ee.errors import EarlyExperienceError
+from verl_ee.experience.experts import write_experts
+from verl_ee.experience.files import write_json
+from verl_ee.trainer.preflight import check_job
+
+MODEL = ROOT / "examples/tiny_base/model"
+
+
+@pytest.fixture
+def overrides(tmp_path: Path) -> list[str]:
+    """A job that passes."""
+    env = make("verl_ee/Household-v0")
+    write_experts(tmp_path / "experts.jsonl", [env.unwrapped.expert_trajectory("train/0")])
+    return [
+        "+early_experience=iwm",
+        "early_experience.environment.id=verl_ee/Household-v0",
+        f"early_experience.experts={tmp_path}/experts.jsonl",
+        f"actor_rollout_ref.model.path={MODEL}",
+        "algorithm.adv_estimator=grpo",
+        f"trainer.default_local_dir={tmp_path}/run",
+        "hydra.run.dir=" + str(tmp_path / "hydra"),
+    ]
+
+
+def check(overrides: list[str]) -> None:
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        check_job(hydra.compose("ppo_trainer", overrides))
+
+
+def refusal(overrides: list[str]) -> str:
+    with pytest.raises(EarlyExperienceError) as caught:
+        check(overrides)
+    return str(caught.value)
+
+
+def test_a_good_job_passes(overrides: list[str]) -> None:
+    check(overrides)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["early_experience.colect=1"], ["early_experience.colect", "Did you mean 'collect'"]),
+        (["early_experience.collect.k=0"], ["early_experience.collect.k=0", "greater than or equal to 1"]),
+        (["early_experience.collect.k=many"], ["early_experience.collect.k='many'", "integer"]),
+        (["early_experience.collect.alternatives=all"], ["alternatives='all'", "'admissible'"]),
+        (["early_experience.environment.id=verl_ee/Houshold-v0"], ["verl_ee/Houshold-v0", "Did you mean"]),
+        (["early_experience.experts=/nowhere/experts.jsonl"], ["/nowhere/experts.jsonl", "cannot be read", "record"]),
+        (["trainer.use_v1=False"], ["trainer.use_v1=False", "Remove"]),
+        (["algorithm.adv_estimator=gae", "critic.enable=True"], ["adv_estimator='gae'", "critic", "grpo"]),
+        (["trainer.v1.trainer_mode=colocate_async"], ["trainer_mode='colocate_async'", "Remove"]),
+        (["actor_rollout_ref.model.path=/nowhere/model"], ["/nowhere/model", "does not exist"]),
+        (["actor_rollout_ref.model.lora_rank=8"], ["lora_rank=8"]),
+    ],
+)
+def test_refused(overrides: list[str], change: list[str], words: list[str]) -> None:
+    message = refusal([*overrides, *change])
+    for word in words:
+        assert word in message
+
+
+def test_environment_without_admissible_actions(overrides: list[str], tmp_path: Path) -> None:
+    import gymnasium
+
+    gymnasium.register("silent/Silent-v0", entry_point=_Silent)
+    try:
+        lines = (tmp_path / "experts.jsonl").read_text()
+        row = json.loads(lines)
+        row["environment"] = {"id": "silent/Silent-v0", "version": "1", "kwargs": {}}
+        (tmp_path / "experts.jsonl").write_text(json.dumps(row) + "\n")
+        message = refusal([*overrides, "early_experience.environment.id=silent/Silent-v0"])
+    finally:
+        del gymnasium.registry["silent/Silent-v0"]
+    assert "alternatives='admissible'" in message
+    assert "lists no admissible actions" in message
+
+
+def test_model_without_tokenizer_or_chat_template(overrides: list[str], tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(MODEL / "config.json", bare)
+    message = refusal([*overrides, f"actor_rollout_ref.model.path={bare}"])
+    assert "no tokenizer" in message
+    assert str(bare) in message
+    untemplated = tmp_path / "untemplated"
+    shutil.copytree(MODEL, untemplated)
+    (untemplated / "chat_template.jinja").unlink()
+    message = refusal([*overrides, f"actor_rollout_ref.model.path={untemplated}"])
+    assert "no chat template" in message
+
+
+def test_folder_of_another_run(overrides: list[str], tmp_path: Path) -> None:
+    (tmp_path / "run/global_step_3").mkdir(parents=True)
+    message = refusal(overrides)
+    assert "without early experience" in message
+    assert str(tmp_path / "run") in message
+    write_json(tmp_path / "run/early_experience/state.json", {"schema": 1, "fingerprint": "other", "finished": []})
+    assert "holds another run" in refusal(overrides)
+    write_json(tmp_path / "run/early_experience/state.json", {"schema": 9, "fingerprint": "other", "finished": []})
+    assert "schema 9" in refusal(overrides)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            "early_experience.collect.kk=3",
+            ["ConfigError: Unknown key early_experience.collect.kk=3", "Did you mean 'k'"],
+        ),
+        ("+early_experience=iwn", ["early_experience/iwn", "imitation", "iwm"]),
+    ],
+)
+def test_the_command_ends_before_ray(overrides: list[str], change: str, words: list[str], tmp_path: Path) -> None:
+    command = overrides[1:] if change.startswith("+") else overrides
+    done = subprocess.run(
+        [sys.executable, "-m", "verl.trainer.main_ppo", *command, change],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        timeout=120,
+    )
+    assert done.returncode == 1
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Started a local Ray instance" not in done.stdout + done.stderr
+    if change.startswith("early"):
+        assert done.stderr.strip().splitlines()[-1].startswith("ConfigError: ")
+
+
+def _silent_env() -> object:
+    import gymnasium
+
+    class Silent(gymnasium.Env[str, str]):
+        observation_space = gymnasium.spaces.Text(10)
+        action_space = gymnasium.spaces.Text(10)
+
+        def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[str, dict]:
+            return "hello", {"task": "be silent"}
+
+    return Silent()
+
+
+def _Silent() -> object:
+    return _silent_env()
+
+
+_Silent.version = "1"  # type: ignore[attr-defined]

@@ -1,0 +1,87 @@
+"""The order in which stages call workers and servers: on a CPU a wrong order would go unnoticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from omegaconf import OmegaConf
+from transformers import AutoTokenizer
+
+import verl_ee.trainer.trainer as module
+from verl_ee.config import parse
+from verl_ee.config.group import compose
+from verl_ee.envs import make
+from verl_ee.experience.brancher import Branches, branch_trajectory
+from verl_ee.experience.experts import write_experts
+from verl_ee.trainer.run_folder import RunFolder
+from verl_ee.trainer.summary import Summary
+
+
+class Recorder:
+    """Notes the name of every method that is called on it."""
+
+    def __init__(self, calls: list[str], results: dict[str, Any]) -> None:
+        self._calls, self._results = calls, results
+        self._dispatch_info = {"actor": [0]}
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: Any, **__: Any) -> Any:
+            self._calls.append(name)
+            return self._results.get(name)
+
+        return call
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The calls of one run through the stages, with everything that is verl's recorded."""
+    env = make("verl_ee/Household-v0")
+    write_experts(tmp_path / "experts.jsonl", [env.unwrapped.expert_trajectory("train/0")])
+    keys = OmegaConf.to_container(compose("iwm").early_experience)
+    keys |= {"experts": str(tmp_path / "experts.jsonl"), "environment": {"id": "verl_ee/Household-v0", "kwargs": {}}}
+    keys["stages"]["imitation"]["epochs"] = 1
+    seen: list[str] = []
+    sums = {f"sums/{name}/{what}": [1.0] for name in ("world_model", "imitation") for what in ("nll", "tokens")}
+    trainer = object.__new__(module.EarlyExperienceTrainer)
+    trainer.early = parse(keys)
+    trainer.folder = RunFolder(tmp_path / "run", "model")
+    trainer.summary = Summary.load(tmp_path / "run/early_experience/summary.json", 0)
+    trainer.checkpoint_manager = Recorder(seen, {})
+    trainer.actor_rollout_wg = Recorder(seen, {"update_actor": {"metrics": {**sums, "grad_norm": [1.0]}}})
+    trainer.logger = Recorder([], {})
+    trainer.tokenizer = AutoTokenizer.from_pretrained(ROOT / "examples/tiny_base/model")
+    trainer.global_steps = 1
+    trainer.config = OmegaConf.create(
+        {
+            "data": {"max_prompt_length": 512, "max_response_length": 64},
+            "actor_rollout_ref": {"actor": {"use_dynamic_bsz": True}},
+        }
+    )
+
+    def collect_here(trajectories: Any, _: Any, config: Any) -> Branches:
+        seen.append("collect")
+        return branch_trajectory(env, trajectories[0], 0, config)
+
+    monkeypatch.setattr(module, "collect", collect_here)
+    monkeypatch.setattr(trainer, "_model_config", lambda: type("Config", (), {"model_type": "qwen2"}))
+    monkeypatch.setattr(trainer, "_validate", lambda: seen.append("validate"))
+    monkeypatch.setattr(trainer, "_save_checkpoint", lambda: seen.append(f"save {trainer.global_steps}"))
+    trainer._run_stages()
+    return seen
+
+
+def test_servers_sleep_while_training_and_wake_with_new_weights(calls: list[str]) -> None:
+    merged = [name for index, name in enumerate(calls) if index == 0 or calls[index - 1] != name]
+    assert merged == [
+        "collect",
+        *("sleep_replicas", "begin_stage", "update_actor", "update_weights", "validate"),
+        *("sleep_replicas", "begin_stage", "update_actor"),
+        *("hand_over", "save 0", "exempt_from_rotation", "update_weights", "validate"),
+    ]
+
+
+def test_every_stage_is_recorded_as_finished(calls: list[str], tmp_path: Path) -> None:
+    assert RunFolder(tmp_path / "run", "model").finished() == ["collect", "world_model", "imitation", "hand_over"]
