@@ -327,16 +327,16 @@ def test_too_many_mismatches_stop_the_run_with_the_first_three() -> None:
     told = [f"trajectory {n} (task t), step 0: observation is 'a', recorded was '{n}'" for n in range(4)]
     config = CollectConfig(max_mismatch=0.02)
     check_mismatches(Branches(mismatches=[], states=0), config)
-    check_mismatches(Branches(mismatches=told, states=200), config)
-    check_mismatches(Branches(mismatches=told, states=4), CollectConfig(max_mismatch=1.0))
+    check_mismatches(Branches(mismatches=told, lost=4, states=200), config)
+    check_mismatches(Branches(mismatches=told, lost=4, states=4), CollectConfig(max_mismatch=1.0))
     with pytest.raises(BranchError) as raised:
-        check_mismatches(Branches(mismatches=told, states=199), config)
+        check_mismatches(Branches(mismatches=told, lost=4, states=199), config)
     message = str(raised.value)
     for word in (*told[:3], "4 of 199", "early_experience.collect.max_mismatch=0.02"):
         assert word in message
     assert told[3] not in message
     with pytest.raises(BranchError):
-        check_mismatches(Branches(mismatches=told[:1], states=5), CollectConfig(max_mismatch=0.0))
+        check_mismatches(Branches(mismatches=told[:1], lost=1, states=5), CollectConfig(max_mismatch=0.0))
 
 
 def test_states_that_were_given_up_behind_a_mismatch_count_as_well() -> None:

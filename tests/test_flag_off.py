@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 MODULES = [
     "verl.trainer.main_ppo", "verl.trainer.ppo.v1", "verl.trainer.ppo.v1.trainer_base", "verl.workers.engine_workers",
-    "verl.workers.engine", "verl.workers.engine.fsdp.transformer_impl", "verl.workers.rollout.base", "verl.utils.device",
+    "verl.workers.engine", "verl.workers.engine.fsdp.transformer_impl", "verl.workers.rollout.base",
     "verl.workers.rollout.replica", "verl.workers.rollout.vllm_rollout.vllm_rollout", "verl.utils.distributed",
     "verl.workers.rollout.vllm_rollout.vllm_async_server", "verl.experimental.agent_loop", "verl.checkpoint_engine",
     "verl.trainer.ppo.core_algos", "verl.utils.checkpoint.checkpoint_manager", "vllm", "torch.distributed",
@@ -54,7 +54,8 @@ def walk():
         "replica": replica.RolloutReplicaRegistry._registry, "checkpoint": CheckpointEngineRegistry._registry,
         "advantage": core_algos.ADV_ESTIMATOR_REGISTRY, "policy_loss": core_algos.POLICY_LOSS_REGISTRY,
     }
-    return {"attributes": attributes, "registries": {k: json.dumps(_plain(v), sort_keys=True) for k, v in registries.items()}}
+    plain = {key: json.dumps(_plain(value), sort_keys=True) for key, value in registries.items()}
+    return {"attributes": attributes, "registries": plain}
 
 def _plain(value):
     if isinstance(value, dict):

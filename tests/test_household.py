@@ -22,7 +22,7 @@ from verl_ee.errors import EnvironmentFault
 from verl_ee.experience.rendering import State, Turn, recent, render_policy
 
 ID = "verl_ee/Household-v0"
-GOLDEN = "be062c6daa28bac43510ce50856071c9bfa981655b56c0c3ff1e4c4fe40122cb"
+GOLDEN = "8df36228ab43f0cc569ba7e458d0de06253c6685c38ff60817e9bb9bf48225b7"
 DIGEST = """
 import hashlib
 from verl_ee.envs.household.env import Household

@@ -23,7 +23,7 @@ BELOW = {
     "trainer": {"errors", "config", "envs", "experience", "objectives"},
     "report": {"errors", "config", "envs", "experience", "objectives"},
     "plugin": {"errors", "config", "envs", "experience", "objectives", "trainer"},
-    "cli": {"errors", "config", "envs", "experience", "objectives", "trainer", "report"},
+    "cli": {"errors", "config", "envs", "experience", "objectives", "trainer", "report", "plugin"},
 }
 """What each room may import besides itself."""
 HEAVY = {

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,9 +94,13 @@ def _tasks_of(env: Any, split: str, needed: str) -> Sequence[str]:
 
 
 def _check(_: argparse.Namespace) -> int:
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     import hydra  # noqa: F401
-    import verl  # noqa: F401  (loads the plugins, as in any verl process)
 
+    # verl hides a plugin that fails to load; imported by name, it shows why.
+    import verl_ee.plugin  # noqa: F401
     from verl_ee.trainer import contract
 
     for package, version in contract.versions().items():

@@ -96,6 +96,9 @@ def parse(node: Mapping[str, Any]) -> EarlyExperienceConfig:
     except ValidationError as error:
         problems = [_describe(item, node) for item in error.errors()]
         raise ConfigError("\n".join(problems)) from None
+    for key, value in (("environment.id", config.environment.id), ("experts", config.experts)):
+        if value == "???":
+            raise ConfigError(f"{ROOT}.{key} has no value. Add {ROOT}.{key}=... to the command line.")
     if not config.stages:
         raise ConfigError(f"{ROOT}.stages is empty. Name at least one stage.")
     needs_branches = [name for name, stage in config.stages.items() if stage.objective == "world_model"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_ee.envs import ExpertStep, ExpertTrajectory, arguments, version_of
-from verl_ee.errors import ExpertFileError, did_you_mean
+from verl_ee.errors import EnvironmentFault, ExpertFileError, did_you_mean
 from verl_ee.experience.files import atomic
 
 SCHEMA = "verl_ee.expert"
@@ -69,7 +69,7 @@ def load_experts(
             f"Expert file {str(path)!r} cannot be read ({error.strerror}). Name an existing file, or record one with "
             "`verl-ee experts record`."
         ) from None
-    lines = content.decode("utf-8", errors="replace").split("\n")
+    lines = content.split(b"\n")
     trajectories = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -104,19 +104,23 @@ def _to_json(trajectory: ExpertTrajectory) -> dict[str, Any]:
     }
 
 
-def _parse_line(line: str, where: str, closed: bool) -> ExpertTrajectory:
+def _parse_line(line: bytes, where: str, closed: bool) -> ExpertTrajectory:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 ({error.reason} at byte {error.start + 1})"
+        raise ExpertFileError(f"{where}: {problem}.{_cut(closed)} Record it again.") from None
     except json.JSONDecodeError as error:
-        cut = "" if closed else " The line has no end: the file seems to be cut off."
-        raise ExpertFileError(
-            f"{where}: not valid JSON ({error.msg} at column {error.colno}).{cut} Record it again."
-        ) from None
+        problem = f"not valid JSON ({error.msg} at column {error.colno})"
+        raise ExpertFileError(f"{where}: {problem}.{_cut(closed)} Record it again.") from None
     if not isinstance(row, dict):
         raise ExpertFileError(f"{where}: expected a JSON object, found {type(row).__name__}.")
     _check_schema(row, where)
     _check_keys(row, _KEYS, where)
     environment = _typed(row, "environment", dict, where)
+    _check_keys(environment, {"id", "version", "kwargs"}, f"{where}, environment")
+    if environment.get("kwargs") is not None:
+        _typed(environment, "kwargs", dict, f"{where}, environment")
     steps = _typed(row, "steps", list, where)
     if not steps:
         raise ExpertFileError(f"{where}: 'steps' is empty; a trajectory has at least one step.")
@@ -131,6 +135,10 @@ def _parse_line(line: str, where: str, closed: bool) -> ExpertTrajectory:
         final_observation=_typed(row, "final_observation", str, where),
         success=_typed(row, "success", bool, where),
     )
+
+
+def _cut(closed: bool) -> str:
+    return "" if closed else " The line has no end: the file seems to be cut off."
 
 
 def _parse_step(step: Any, where: str) -> ExpertStep:
@@ -179,7 +187,11 @@ def _check_environment(trajectory: ExpertTrajectory, environment: str, kwargs: M
             f"{where}: recorded in version {trajectory.version} of {environment}; version {installed} is installed. "
             "Record it again."
         )
-    recorded, asked = arguments(environment, trajectory.kwargs), arguments(environment, kwargs)
+    asked = arguments(environment, kwargs)
+    try:
+        recorded = arguments(environment, trajectory.kwargs)
+    except EnvironmentFault as error:
+        raise ExpertFileError(f"{where}: {error}") from None
     if recorded != asked:
         raise ExpertFileError(
             f"{where}: recorded with environment arguments {recorded}, but early_experience.environment.kwargs gives "

@@ -109,7 +109,10 @@ def parse_response(text: str) -> Response:
 
 def canonical(action: str) -> str:
     """Return the form in which two actions are compared: outer quotes, spaces and the full stop removed."""
-    return re.sub(r"\s+", " ", action).strip().strip("\"'`").strip().rstrip(".").strip()
+    text, before = re.sub(r"\s+", " ", action), None
+    while text != before:
+        before, text = text, text.strip().strip("\"'`").strip().rstrip(".").strip()
+    return text
 
 
 def neutral(text: str, control_tokens: Iterable[str]) -> str:
@@ -118,7 +121,8 @@ def neutral(text: str, control_tokens: Iterable[str]) -> str:
     Text of an environment is data: encoded as it stands, a `<|im_end|>` in it would end the message.
     """
     for token in control_tokens:
-        if len(token) > 1 and token in text:
+        # White space controls nothing, and breaking it by more white space would never end.
+        while len(token) > 1 and not token.isspace() and token in text:
             text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
 

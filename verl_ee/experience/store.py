@@ -145,7 +145,8 @@ _BRANCHES = pa.schema(
 
 
 def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema, provenance: Mapping[str, str]) -> None:
-    metadata = {"verl_ee.schema": str(VERSION)} | {f"verl_ee.{key}": value for key, value in provenance.items()}
+    named = {f"verl_ee.{key}": value for key, value in sorted(provenance.items())}
+    metadata = {"verl_ee.schema": str(VERSION), **named}
     table = pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata))
     with atomic(path) as temporary:
         pq.write_table(table, temporary)

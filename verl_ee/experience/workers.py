@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -43,32 +43,35 @@ def collect(
         BranchError: if a trajectory failed on `TRIES` workers.
     """
     remote = ray.remote(EnvironmentWorker).options(num_cpus=1)
-    idle = [remote.remote(environment, config) for _ in range(min(config.workers, len(trajectories)))]
+    alive = [remote.remote(environment, config) for _ in range(min(config.workers, len(trajectories)))]
+    idle = list(alive)
     busy: dict[Any, tuple[Any, int]] = {}
     waiting, tries = list(range(len(trajectories)))[::-1], [0] * len(trajectories)
     results: dict[int, Branches] = {}
-    with tqdm(
-        total=sum(len(t.steps) for t in trajectories), desc="collect", unit="state", mininterval=BAR_SECONDS
-    ) as bar:
-        while waiting or busy:
-            while waiting and idle:
-                worker, index = idle.pop(), waiting.pop()
-                busy[worker.branch.remote(index, trajectories[index])] = (worker, index)
-            (done,), _ = ray.wait(list(busy), num_returns=1)
-            worker, index = busy.pop(done)
-            try:
-                results[index] = ray.get(done)
-            except ray.exceptions.RayError as error:
-                tries[index] += 1
-                _give_up_after(tries[index], index, trajectories[index], error)
-                waiting.append(index)
-                ray.kill(worker)
-                idle.append(remote.remote(environment, config))
-                continue
-            idle.append(worker)
-            bar.set_postfix(mismatches=sum(len(r.mismatches) for r in results.values()), refresh=False)
-            bar.update(len(trajectories[index].steps))
-    _stop(idle)
+    states = sum(len(trajectory.steps) for trajectory in trajectories)
+    try:
+        with tqdm(total=states, desc="collect", unit="state", mininterval=BAR_SECONDS) as bar:
+            while waiting or busy:
+                while waiting and idle:
+                    worker, index = idle.pop(), waiting.pop()
+                    busy[worker.branch.remote(index, trajectories[index])] = (worker, index)
+                (done,), _ = ray.wait(list(busy), num_returns=1)
+                worker, index = busy.pop(done)
+                try:
+                    results[index] = ray.get(done)
+                except ray.exceptions.RayError as error:
+                    tries[index] += 1
+                    _give_up_after(tries[index], index, trajectories[index], error)
+                    waiting.append(index)
+                    worker = remote.remote(environment, config)
+                    alive.append(worker)
+                else:
+                    bar.set_postfix(mismatches=sum(len(r.mismatches) for r in results.values()), refresh=False)
+                    bar.update(len(trajectories[index].steps))
+                idle.append(worker)
+    finally:
+        for worker in alive:
+            ray.kill(worker)
     total = Branches()
     for index in range(len(trajectories)):
         total.add(results[index])
@@ -82,8 +85,3 @@ def _give_up_after(tries: int, index: int, trajectory: ExpertTrajectory, error: 
             f"Trajectory {index} (task {trajectory.task}) failed on {tries} environment workers; the last one said: "
             f"{cause}. Check the environment with `verl-ee envs`."
         ) from error
-
-
-def _stop(workers: Iterable[Any]) -> None:
-    for worker in workers:
-        ray.kill(worker)

@@ -119,7 +119,7 @@ def within(examples: Iterable[Example], max_length: int, max_dropped: float, sta
     total = len(result.examples) + len(result.dropped)
     if not total:
         raise ExampleError(f"Stage {stage!r} has no examples. Give expert trajectories, or collect branches first.")
-    if len(result.dropped) > max_dropped * total:
+    if not result.examples or len(result.dropped) > max_dropped * total:
         shown = "; ".join(result.dropped[:3])
         raise ExampleError(
             f"Stage {stage!r}: {len(result.dropped)} of {total} examples are longer than {max_length} tokens, more "

@@ -45,7 +45,8 @@ class _Finder(importlib.abc.MetaPathFinder):
         actions = self.actions.get(fullname)
         if not actions:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((found for found in others if found is not None), None)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader, actions)
         return spec

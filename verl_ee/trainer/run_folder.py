@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,8 +58,9 @@ class RunFolder:
         return self.own / "store"
 
     def fingerprint(self, config: EarlyExperienceConfig) -> str:
-        """Return the identity of a run: our whole config and the model it starts from."""
-        return digest([config.model_dump(mode="json"), self.model])
+        """Return the identity of a run: our whole config, the expert file's content and the model it starts from."""
+        experts = hashlib.sha256(Path(config.experts).expanduser().read_bytes()).hexdigest()
+        return digest([config.model_dump(mode="json"), experts, self.model])
 
     def finished(self) -> list[str]:
         """Return the stages that have finished, oldest first; empty in a new folder.
