@@ -117,7 +117,7 @@ def supervised_step(rows: list[tuple[list[int], list[int], str]], micro: int, dy
     examples = [Example(tuple(prompt), tuple(target), name) for prompt, target, name in rows]
     world = int(os.environ["WORLD_SIZE"])
     batch = _local(to_batch(examples, world * (1 if dynamic else micro), 0))
-    tu.assign_non_tensor(batch, micro_batch_size_per_gpu=micro, use_dynamic_bsz=dynamic, max_token_len_per_gpu=200)
+    tu.assign_non_tensor(batch, micro_batch_size_per_gpu=micro, use_dynamic_bsz=dynamic, max_token_len_per_gpu=400)
     gradients = _gradients(actor)
     output = actor.update_actor(batch)
     metrics = tu.get(output, "metrics") if output is not None else {}

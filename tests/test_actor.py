@@ -54,7 +54,7 @@ def plain(rows: Rows) -> tuple[float, dict[str, torch.Tensor], dict[str, float]]
     loss = total / count
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return float(loss), gradients, {name: sum(values) / len(values) for name, values in sums.items()}
+    return float(loss.detach()), gradients, {name: sum(values) / len(values) for name, values in sums.items()}
 
 
 @pytest.mark.parametrize(("workers", "micro", "dynamic"), [(1, 10, False), (1, 3, False), (2, 2, False), (2, 1, True)])

@@ -8,6 +8,7 @@ The result is a Hugging Face folder in Qwen2 form. It stands in for a pre-traine
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import math
@@ -148,7 +149,9 @@ def main() -> None:
     model = train(args, tokenizer)
     model.to(torch.bfloat16).save_pretrained(args.out)
     AutoModelForCausalLM.from_pretrained(args.out)
-    card = {"script": "examples/tiny_base/build.py", **{k: str(v) for k, v in vars(args).items() if k != "out"}}
+    weights = hashlib.sha256((args.out / "model.safetensors").read_bytes()).hexdigest()
+    settings = {key: str(value) for key, value in vars(args).items() if key != "out"}
+    card = {"script": "examples/tiny_base/build.py", **settings, "model.safetensors sha256": weights}
     (args.out / "build.json").write_text(json.dumps(card, indent=2) + "\n")
 
 

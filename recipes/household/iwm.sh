@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 OUT=$(realpath -m "${OUT:-runs/household}"); MODEL=${MODEL:-$PWD/examples/tiny_base/model}; SEED=${SEED:-0}
-DEMOS=${DEMOS:-200}; EPISODES=${EPISODES:-100}
+DEMOS=${DEMOS:-250}; EPISODES=${EPISODES:-100}
 ENV=verl_ee/Household-v0
 mkdir -p "$OUT/data"
 verl-ee experts record --env $ENV --split train --first $((SEED * DEMOS)) -n "$DEMOS" --out "$OUT/data/experts.jsonl"
@@ -15,10 +15,10 @@ if python -c 'import torch; raise SystemExit(torch.cuda.is_available())'; then s
 
 EARLY=(
   early_experience.environment.id=$ENV early_experience.experts="$OUT/data/experts.jsonl"
-  early_experience.max_turns=20 early_experience.collect.k=8 early_experience.collect.seed="$SEED"
-  early_experience.stages.world_model.lr=3e-4 early_experience.stages.world_model.batch_size=32
+  early_experience.max_turns=20 early_experience.collect.k=2 early_experience.collect.seed="$SEED"
+  early_experience.stages.world_model.lr=5e-4 early_experience.stages.world_model.batch_size=32
   early_experience.stages.world_model.seed="$SEED"
-  early_experience.stages.imitation.lr=3e-4 early_experience.stages.imitation.batch_size=32
+  early_experience.stages.imitation.lr=5e-4 early_experience.stages.imitation.batch_size=32
   early_experience.stages.imitation.epochs=4 early_experience.stages.imitation.seed="$SEED"
 )
 GRPO=(
