@@ -9,12 +9,19 @@ CPU=(
   trainer.device=cpu trainer.n_gpus_per_node=1 trainer.nnodes=1
   ray_kwargs.ray_init.num_cpus=16 +ray_kwargs.ray_init.num_gpus=1 +ray_kwargs.ray_init.include_dashboard=False
   actor_rollout_ref.actor.strategy=fsdp2 actor_rollout_ref.ref.strategy=fsdp2
-  actor_rollout_ref.actor.use_torch_compile=False actor_rollout_ref.actor.fsdp_config.model_dtype=fp32
-  "+actor_rollout_ref.actor.fsdp_config.mixed_precision={param_dtype: fp32, reduce_dtype: fp32, buffer_dtype: fp32}"
+  actor_rollout_ref.actor.use_torch_compile=False actor_rollout_ref.model.enable_gradient_checkpointing=False
   actor_rollout_ref.model.use_remove_padding=False +actor_rollout_ref.model.override_config.attn_implementation=sdpa
-  actor_rollout_ref.rollout.name=vllm actor_rollout_ref.rollout.dtype=float32 actor_rollout_ref.rollout.enforce_eager=True
+  actor_rollout_ref.rollout.name=vllm actor_rollout_ref.rollout.enforce_eager=True
+  +actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend=uni
   actor_rollout_ref.rollout.tensor_model_parallel_size=1 actor_rollout_ref.rollout.free_cache_engine=False
   +actor_rollout_ref.rollout.enable_sleep_mode=False actor_rollout_ref.rollout.agent.num_workers=1
   reward.num_workers=1 data.dataloader_num_workers=0
   transfer_queue.backend.SimpleStorage.num_data_storage_units=1
 )
+if ! grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo; then
+  # verl computes in bfloat16 by default, which is slow on a processor without instructions for it.
+  CPU+=(
+    actor_rollout_ref.rollout.dtype=float32
+    "+actor_rollout_ref.actor.fsdp_config.mixed_precision={param_dtype: fp32, reduce_dtype: fp32, buffer_dtype: fp32}"
+  )
+fi

@@ -56,6 +56,8 @@ NAMES: tuple[Name, ...] = (
     Name("verl.utils.tensordict_utils", "assign_non_tensor", ("tensor_dict",)),
     Name("verl.utils.dataset.dataset_utils", "DatasetPadMode"),
     Name("verl.utils.config", "omega_conf_to_dataclass", ("config",)),
+    Name("verl.utils.torch_functional", "logprobs_from_logits_v2", ("logits", "labels")),
+    Name("verl.utils.torch_functional", "logprobs_from_logits_naive", ("logits", "labels")),
     Name("verl.utils.distributed", "initialize_global_process_group_ray", ("timeout_second", "backend")),
     Name(
         "verl.utils.tokenizer.continuous_token_wiring",

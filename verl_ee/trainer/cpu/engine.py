@@ -13,6 +13,15 @@ def register_engine() -> None:
     after_import("verl.workers.engine.fsdp.transformer_impl", _register)
 
 
+def use_whole_log_softmax() -> None:
+    """Compute log-probabilities of a whole batch at once, with verl's own function for it."""
+
+    def replace(module: ModuleType) -> None:
+        module.logprobs_from_logits_v2 = module.logprobs_from_logits_naive  # type: ignore[attr-defined]
+
+    after_import("verl.utils.torch_functional", replace)
+
+
 def _register(module: ModuleType) -> None:
     from verl.workers.engine.base import EngineRegistry
 

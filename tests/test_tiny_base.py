@@ -1,0 +1,41 @@
+"""The tiny base model in the repository is the one that its card describes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import torch
+from conftest import ROOT
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from verl_ee.experience.rendering import POLICY_SYSTEM
+
+MODEL = ROOT / "examples/tiny_base/model"
+
+
+def test_weights_have_the_hash_on_the_card_and_are_small() -> None:
+    weights = (MODEL / "model.safetensors").read_bytes()
+    card = json.loads((MODEL / "build.json").read_text())
+    assert hashlib.sha256(weights).hexdigest() == card["model.safetensors sha256"]
+    assert len(weights) <= 4 * 2**20
+    assert (ROOT / card["script"]).exists()
+
+
+def test_model_loads_and_keeps_to_the_format() -> None:
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 1_000_000
+    text = "Task: put a cup on a table\nThe kitchen has table 1, sink 1.\nYou can:\ngo to table 1\ngo to sink 1\nlook"
+    messages = [{"role": "system", "content": POLICY_SYSTEM}, {"role": "user", "content": text}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
+    out = model.generate(**ids, max_new_tokens=16, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    response = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert response.removeprefix("Action: ") in text.split("\n")
+
+
+def test_text_round_trips_through_the_tokenizer() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    for text in ("On shelf 1 you see cup 2.", "Crème brûlée\n\t{'a': 1}", "<|im_end |>"):
+        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
