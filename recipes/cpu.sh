@@ -13,6 +13,7 @@ CPU=(
   actor_rollout_ref.model.use_remove_padding=False +actor_rollout_ref.model.override_config.attn_implementation=sdpa
   actor_rollout_ref.rollout.name=vllm actor_rollout_ref.rollout.enforce_eager=True
   +actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend=uni
+  +actor_rollout_ref.rollout.engine_kwargs.vllm.block_size=32
   actor_rollout_ref.rollout.tensor_model_parallel_size=1 actor_rollout_ref.rollout.free_cache_engine=False
   +actor_rollout_ref.rollout.enable_sleep_mode=False actor_rollout_ref.rollout.agent.num_workers=1
   reward.num_workers=1 data.dataloader_num_workers=0

@@ -72,7 +72,7 @@ def test_hand_over_is_a_verl_checkpoint_that_rotation_keeps(job: Job) -> None:
     assert not (job.folder / "global_step_1/actor").exists()
     optimizer = torch.load(actor / "optim_world_size_1_rank_0.pt", weights_only=False)
     assert optimizer["state"] == {}
-    assert optimizer["param_groups"][0]["lr"] == pytest.approx(3e-5)
+    assert optimizer["param_groups"][0]["lr"] == pytest.approx(1e-4)
 
 
 def test_prompts_of_training_equal_prompts_of_rollouts(job: Job) -> None:

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 OUT=$(realpath -m "${OUT:-runs/household}"); MODEL=${MODEL:-$PWD/examples/tiny_base/model}; SEED=${SEED:-0}
-DEMOS=${DEMOS:-250}; EPISODES=${EPISODES:-100}
+DEMOS=${DEMOS:-300}; EPISODES=${EPISODES:-80}
 ENV=verl_ee/Household-v0
 mkdir -p "$OUT/data"
 verl-ee experts record --env $ENV --split train --first $((SEED * DEMOS)) -n "$DEMOS" --out "$OUT/data/experts.jsonl"
@@ -15,25 +15,26 @@ if python -c 'import torch; raise SystemExit(torch.cuda.is_available())'; then s
 
 EARLY=(
   early_experience.environment.id=$ENV early_experience.experts="$OUT/data/experts.jsonl"
-  early_experience.max_turns=20 early_experience.collect.k=2 early_experience.collect.seed="$SEED"
+  early_experience.max_turns=16 early_experience.collect.k=1 early_experience.collect.seed="$SEED"
   early_experience.stages.world_model.lr=5e-4 early_experience.stages.world_model.batch_size=32
   early_experience.stages.world_model.seed="$SEED"
   early_experience.stages.imitation.lr=5e-4 early_experience.stages.imitation.batch_size=32
-  early_experience.stages.imitation.epochs=4 early_experience.stages.imitation.seed="$SEED"
+  early_experience.stages.imitation.epochs=3 early_experience.stages.imitation.seed="$SEED"
 )
 GRPO=(
   algorithm.adv_estimator=grpo actor_rollout_ref.rollout.n=8 actor_rollout_ref.rollout.seed="$SEED"
-  actor_rollout_ref.actor.optim.lr=3e-5 actor_rollout_ref.actor.ppo_mini_batch_size=16
+  actor_rollout_ref.actor.optim.lr=1e-4 actor_rollout_ref.actor.ppo_mini_batch_size=8
   actor_rollout_ref.actor.use_dynamic_bsz=True actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384
   actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True
   actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=32768
   actor_rollout_ref.rollout.max_model_len=512 actor_rollout_ref.rollout.max_num_seqs=128
+  algorithm.rollout_correction.bypass_mode=True actor_rollout_ref.rollout.calculate_log_probs=True
 )
 python -m verl.trainer.main_ppo +early_experience=iwm "${EARLY[@]}" "${GRPO[@]}" \
   data.train_files="$OUT/data/train.parquet" data.val_files="$OUT/data/val.parquet" data.seed="$SEED" \
-  data.train_batch_size=16 data.max_prompt_length=384 data.max_response_length=32 data.truncation=error \
+  data.train_batch_size=8 data.max_prompt_length=384 data.max_response_length=32 data.truncation=error \
   actor_rollout_ref.model.path="$MODEL" \
   trainer.logger='[console]' trainer.project_name=verl_ee trainer.experiment_name=household-iwm \
-  trainer.total_training_steps=10 trainer.test_freq=10 trainer.save_freq=10 \
+  trainer.total_training_steps=6 trainer.test_freq=6 trainer.save_freq=6 \
   trainer.default_local_dir="$OUT" \
   "${CPU[@]}" "$@"
