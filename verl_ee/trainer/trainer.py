@@ -62,6 +62,13 @@ class EarlyExperienceTrainer(PPOTrainerSync):
             if role in self.role_worker_mapping:
                 self.role_worker_mapping[role] = ray.remote(EarlyExperienceWorker)
 
+    def _load_checkpoint(self) -> None:
+        if self.config.trainer.resume_mode == "auto" and HAND_OVER not in self.folder.finished():
+            # A job killed while it handed over has left a global_step_0; its stages start again from the model.
+            self.global_steps = 0
+            return
+        super()._load_checkpoint()
+
     def fit(self, agent_loop_manager: Any) -> None:
         """Run every stage, then GRPO; an exception is left in `error.json` and raised as one of ours."""
         self.folder.clear_error()
@@ -206,8 +213,10 @@ def _first(value: Any) -> float:
 
 
 def _success(metrics: dict[str, Any], data_source: str) -> float:
-    prefix = f"val-core/{data_source}/acc/mean@"
-    return next((float(value) for key, value in metrics.items() if key.startswith(prefix)), float("nan"))
+    """Return verl's core metric of a data source: `acc` where the agent loop reports it, else the reward."""
+    prefix = f"val-core/{data_source}/"
+    means = (float(value) for key, value in metrics.items() if key.startswith(prefix) and "/mean@" in key)
+    return next(means, float("nan"))
 
 
 def _last_line(error: BaseException) -> str:
