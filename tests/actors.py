@@ -176,7 +176,7 @@ def fingerprint(actor: Any) -> str:
     return sha.hexdigest()
 
 
-def hand_over(rows: list[tuple[list[int], list[int], str]], folder: str) -> Any:
+def hand_over(rows: list[tuple[list[int], list[int], str]], into: str) -> Any:
     """Train a stage, hand over, save: what the optimizer holds before and after, rates, and what rotation keeps."""
     from verl.utils import tensordict_utils as tu
 
@@ -196,7 +196,7 @@ def hand_over(rows: list[tuple[list[int], list[int], str]], folder: str) -> Any:
     before = actor.training_state()
     actor.hand_over()
     after = actor.training_state()
-    saved = [f"{folder}/global_step_{step}/actor" for step in range(3)]
+    saved = [f"{into}/global_step_{step}/actor" for step in range(3)]
     actor.save_checkpoint(saved[0], None, 0, 1)
     actor.exempt_from_rotation(saved[0])
     actor.save_checkpoint(saved[1], None, 1, 1)

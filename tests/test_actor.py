@@ -79,7 +79,7 @@ def test_loss_and_gradients_equal_plain_pytorch(
 def test_hand_over_leaves_a_fresh_optimizer_and_keeps_its_checkpoint(rows: Rows, tmp_path: Path) -> None:
     imitation = [row for row in rows if row[2] == "imitation"]
     folder = tmp_path / "run"
-    (result,) = actors.run("hand_over", 1, tmp_path, rows=imitation, folder=str(folder))
+    (result,) = actors.run("hand_over", 1, tmp_path, rows=imitation, into=str(folder))
     # Two of four steps warm up; then half a cosine over the other two.
     expected = [2e-3 / 3, 4e-3 / 3, 2e-3, 2e-3 * 0.5 * (1 + math.cos(math.pi / 2))]
     assert result["rates"] == pytest.approx(expected)

@@ -37,6 +37,15 @@ class Sender:
         self.socket.bind(self.address)
 
 
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[zmq.Socket]:
+    """The receiver's socket, connected."""
+    socket = zmq.Context.instance().socket(zmq.REP)
+    socket.connect(f"ipc://{tmp_path}/sync")
+    yield socket
+    socket.close(linger=0)
+
+
 def test_a_receiver_that_failed_ends_the_weight_sync_with_its_cause(cluster: None, tmp_path: Path) -> None:
     @ray.remote
     def receive() -> None:
@@ -46,35 +55,33 @@ def test_a_receiver_that_failed_ends_the_weight_sync_with_its_cause(cluster: Non
     bounded.receiver = receive.remote()
     sender = bounded(f"ipc://{tmp_path}/sync")
     sender._init_socket()
-    sender.socket.send(b"weights")
+    # Nobody has connected: a plain request socket would block here for ever.
     with pytest.raises(UpstreamError, match="no parameter called lm_head"):
-        sender.socket.recv()
+        sender.socket.send_pyobj("weights")
     sender.socket.close()
 
 
 def test_a_receiver_that_never_answers_ends_it_too(
-    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    peer: zmq.Socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollout, "WEIGHT_SYNC_SECONDS", 1.0)
     sender = rollout._bounded(Sender)(f"ipc://{tmp_path}/sync")
     sender._init_socket()
-    sender.socket.send(b"weights")
+    sender.socket.send_pyobj("weights")
+    assert peer.recv_pyobj() == "weights"
     with pytest.raises(UpstreamError, match="VERL_EE_WEIGHT_SYNC_SECONDS"):
         sender.socket.recv()
     sender.socket.close()
 
 
-def test_an_answer_arrives(tmp_path: Path) -> None:
+def test_an_answer_arrives(peer: zmq.Socket, tmp_path: Path) -> None:
     sender = rollout._bounded(Sender)(f"ipc://{tmp_path}/sync")
     sender._init_socket()
-    sender.socket.send(b"weights")
-    receiver = zmq.Context.instance().socket(zmq.REP)
-    receiver.connect(f"ipc://{tmp_path}/sync")
-    assert receiver.recv() == b"weights"
-    receiver.send(b"ok")
+    sender.socket.send_pyobj("weights")
+    assert peer.recv_pyobj() == "weights"
+    peer.send(b"ok")
     assert sender.socket.recv() == b"ok"
     sender.socket.close()
-    receiver.close()
 
 
 def test_the_cpu_build_answers_to_the_name_vllm() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -73,8 +74,13 @@ json.dump(result, open(sys.argv[1], "w"))
 
 
 def _walk(plugins: str, path: str) -> dict[str, object]:
+    # Without the platform, verl does not find the CPU build of vLLM under the name that it looks for.
+    named = Path(path).parent / "named/vllm-0.29.0+cpu.dist-info"
+    named.mkdir(parents=True, exist_ok=True)
+    (named / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.29.0+cpu\n")
     env = os.environ | {
         "VERL_USE_EXTERNAL_PLUGINS": plugins,
+        "PYTHONPATH": str(named.parent),
         "RAY_USAGE_STATS_ENABLED": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
     }

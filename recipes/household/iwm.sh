@@ -16,13 +16,14 @@ if python -c 'import torch; raise SystemExit(torch.cuda.is_available())'; then s
 EARLY=(
   early_experience.environment.id=$ENV early_experience.experts="$OUT/data/experts.jsonl"
   early_experience.max_turns=16 early_experience.collect.k=1 early_experience.collect.seed="$SEED"
-  early_experience.stages.world_model.lr=5e-4 early_experience.stages.world_model.batch_size=32
+  early_experience.stages.world_model.lr=5e-4 early_experience.stages.world_model.batch_size=16
   early_experience.stages.world_model.seed="$SEED"
-  early_experience.stages.imitation.lr=5e-4 early_experience.stages.imitation.batch_size=32
+  early_experience.stages.imitation.lr=5e-4 early_experience.stages.imitation.batch_size=16
   early_experience.stages.imitation.epochs=3 early_experience.stages.imitation.seed="$SEED"
 )
 GRPO=(
   algorithm.adv_estimator=grpo actor_rollout_ref.rollout.n=8 actor_rollout_ref.rollout.seed="$SEED"
+  actor_rollout_ref.rollout.temperature=0.7
   actor_rollout_ref.actor.optim.lr=1e-4 actor_rollout_ref.actor.ppo_mini_batch_size=8
   actor_rollout_ref.actor.use_dynamic_bsz=True actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384
   actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True

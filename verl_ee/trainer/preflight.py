@@ -14,6 +14,8 @@ from verl_ee.errors import ConfigError
 from verl_ee.experience.experts import ExpertFile, load_experts
 from verl_ee.trainer.run_folder import RunFolder
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
 
 def check_job(config: DictConfig) -> EarlyExperienceConfig:
     """Check the composed config of a job that has the flag.
@@ -76,21 +78,27 @@ def check_model(model: DictConfig) -> None:
     from transformers import AutoTokenizer
 
     tokenizer_path = model.get("tokenizer_path") or model.path
+    trusted = model.get("trust_remote_code", False)
+    # From a model config alone transformers makes a tokenizer that knows no word.
+    folder = Path(tokenizer_path).expanduser()
+    if folder.exists() and not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise _no_tokenizer(tokenizer_path, f"none of {', '.join(TOKENIZER_FILES)} is there")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            tokenizer_path, trust_remote_code=model.get("trust_remote_code", False)
-        )
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=trusted)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and others for a broken folder
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(
-            f"actor_rollout_ref.model.path={model.path!r} holds no tokenizer that transformers can load ({reason}). "
-            "Save one into the folder with tokenizer.save_pretrained, or set actor_rollout_ref.model.tokenizer_path."
-        ) from None
+        raise _no_tokenizer(tokenizer_path, (str(error).strip() or type(error).__name__).splitlines()[0]) from None
     if not (tokenizer.chat_template or model.get("custom_chat_template")):
         raise ConfigError(
             f"The tokenizer in {tokenizer_path!r} has no chat template, so states cannot be rendered as messages. "
             "Use an instruct model, or set actor_rollout_ref.model.custom_chat_template."
         )
+
+
+def _no_tokenizer(path: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"{path!r} holds no tokenizer that transformers can load ({reason}). Save one into the folder with "
+        "tokenizer.save_pretrained, or set actor_rollout_ref.model.tokenizer_path."
+    )
 
 
 def _check_verl(config: DictConfig) -> None:

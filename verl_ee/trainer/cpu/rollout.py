@@ -7,6 +7,8 @@ import time
 from types import ModuleType
 from typing import Any
 
+import zmq
+
 from verl_ee.errors import UpstreamError
 from verl_ee.trainer.hooks import after_import
 
@@ -56,7 +58,7 @@ def _load() -> type:
 
 
 class _BoundedSocket:
-    """A request socket whose `recv` looks after the receiver while it waits."""
+    """A request socket that looks after the receiver while it waits, to send as well as to receive."""
 
     def __init__(self, socket: Any, receiver: Any) -> None:
         self._socket, self._receiver = socket, receiver
@@ -64,24 +66,30 @@ class _BoundedSocket:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._socket, name)
 
+    def send_pyobj(self, value: Any) -> None:
+        # A request socket that nobody has connected to blocks in send.
+        self._wait(zmq.PollEvent.POLLOUT)
+        self._socket.send_pyobj(value)
+
     def recv(self) -> bytes:
+        self._wait(zmq.PollEvent.POLLIN)
+        return self._socket.recv()
+
+    def _wait(self, event: int) -> None:
         import ray
 
         deadline = time.monotonic() + WEIGHT_SYNC_SECONDS
-        while not self._socket.poll(int(POLL_SECONDS * 1000)):
-            if self._receiver is not None and ray.wait([self._receiver], timeout=0)[0]:
-                if self._socket.poll(0):
-                    break
-                cause = _cause(self._receiver)
+        while not self._socket.poll(int(POLL_SECONDS * 1000), event):
+            ended = self._receiver is not None and bool(ray.wait([self._receiver], timeout=0)[0])
+            if ended and not self._socket.poll(0, event):
                 self._socket.linger = 0
-                raise UpstreamError(f"The rollout server could not load the new weights: {cause}")
+                raise UpstreamError(f"The rollout server could not load the new weights: {_cause(self._receiver)}")
             if time.monotonic() > deadline:
                 self._socket.linger = 0
                 raise UpstreamError(
                     f"The rollout server did not take the new weights within {WEIGHT_SYNC_SECONDS:.0f} s. "
                     "Set VERL_EE_WEIGHT_SYNC_SECONDS to wait longer."
                 )
-        return self._socket.recv()
 
 
 def _cause(receiver: Any) -> str:
