@@ -13,7 +13,7 @@ import pytest
 from verl_ee.trainer.cpu import HURDLES, active
 
 WALK = """
-import importlib, json, os, sys, warnings
+import importlib, json, os, sys, types, warnings
 warnings.simplefilter("ignore")
 import hydra, ray
 from omegaconf import OmegaConf
@@ -26,8 +26,12 @@ MODULES = [
     "verl.trainer.ppo.core_algos", "verl.utils.checkpoint.checkpoint_manager", "vllm", "torch.distributed",
 ]
 
+KINDS = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+
 def name(value):
-    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    # Other objects may stand for a module that is not installed, and fail when asked for their name.
+    named = value if isinstance(value, KINDS) else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 def walk():
     for module in MODULES:

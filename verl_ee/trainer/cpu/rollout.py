@@ -7,7 +7,7 @@ import time
 from types import ModuleType
 from typing import Any
 
-import zmq
+from zmq.constants import PollEvent
 
 from verl_ee.errors import UpstreamError
 from verl_ee.trainer.hooks import after_import
@@ -68,11 +68,11 @@ class _BoundedSocket:
 
     def send_pyobj(self, value: Any) -> None:
         # A request socket that nobody has connected to blocks in send.
-        self._wait(zmq.PollEvent.POLLOUT)
+        self._wait(PollEvent.POLLOUT)
         self._socket.send_pyobj(value)
 
     def recv(self) -> bytes:
-        self._wait(zmq.PollEvent.POLLIN)
+        self._wait(PollEvent.POLLIN)
         return self._socket.recv()
 
     def _wait(self, event: int) -> None:
