@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 OUT=$(realpath -m "${OUT:-runs/household}"); MODEL=${MODEL:-$PWD/examples/tiny_base/model}; SEED=${SEED:-0}
-DEMOS=${DEMOS:-300}; EPISODES=${EPISODES:-80}
+DEMOS=${DEMOS:-300}; EPISODES=${EPISODES:-64}
 ENV=verl_ee/Household-v0
 mkdir -p "$OUT/data"
 verl-ee experts record --env $ENV --split train --first $((SEED * DEMOS)) -n "$DEMOS" --out "$OUT/data/experts.jsonl"
