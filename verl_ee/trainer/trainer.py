@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from verl_ee.trainer.summary import Summary
 from verl_ee.trainer.tokens import encoder_for
 from verl_ee.trainer.worker import EarlyExperienceWorker
 
+logger = logging.getLogger(__name__)
 BAR_SECONDS = 5.0
 """Between two updates of a progress bar: Ray prints each as a line of its own."""
 
@@ -109,6 +111,9 @@ class EarlyExperienceTrainer(PPOTrainerSync):
             else:
                 source = build.imitation(trajectories, encoder, self.early.history_length)
             chosen = build.within(source, self._max_length(), self.early.max_dropped, name)
+            if chosen.dropped:
+                total = len(chosen.examples) + len(chosen.dropped)
+                logger.warning(f"{name}: {len(chosen.dropped)} of {total} examples are too long and left out")
             self._train(name, stage, chosen.examples)
             if name == names[-1]:
                 self._hand_over()
