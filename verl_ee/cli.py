@@ -141,6 +141,8 @@ def _tasks(args: argparse.Namespace) -> None:
     chosen = []
     for item in args.split:
         split, _, first = item.partition(":")
+        if first and not first.isdigit():
+            raise ConfigError(f"--split {item!r}: expected SPLIT or SPLIT:FIRST, FIRST a number.")
         start = int(first or 0)
         chosen += [(split, task) for task in _tasks_of(env, split, "a task file")[start : start + args.n]]
     print(f"{write_tasks(args.out, env, chosen)} tasks in {args.out}")
