@@ -15,8 +15,14 @@ ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "examples" / "tiny_base" / "model"
 
 
-def run(program: str, workers: int, folder: Path, plugins: str = "verl_ee", **arguments: Any) -> list[Any]:
-    """Run a function of this module on `workers` actor workers and return what each returned."""
+def run(
+    program: str, workers: int, folder: Path, plugins: str = "verl_ee", script: str = __file__, **arguments: Any
+) -> list[Any]:
+    """Run a function of a script, this one or one that ends like it, on `workers` actor workers.
+
+    Returns:
+        what each returned.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -32,7 +38,7 @@ def run(program: str, workers: int, folder: Path, plugins: str = "verl_ee", **ar
             "OMP_NUM_THREADS": "1",
             "VERL_USE_EXTERNAL_PLUGINS": plugins,
         }
-        command = [sys.executable, __file__, program, str(folder)]
+        command = [sys.executable, script, program, str(folder)]
         processes.append(
             subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
@@ -42,10 +48,9 @@ def run(program: str, workers: int, folder: Path, plugins: str = "verl_ee", **ar
     return [pickle.loads((folder / f"result{rank}.pkl").read_bytes()) for rank in range(workers)]
 
 
-def worker(stock: bool = False, overrides: tuple[str, ...] = ()) -> Any:
-    """Return an initialised actor worker on the tiny base model."""
+def configuration(*overrides: str) -> Any:
+    """Return verl's `actor_rollout_ref` for the tiny base model, in float32."""
     import hydra
-    from verl.workers.engine_workers import ActorRolloutRefWorker
 
     fp32 = "{param_dtype: fp32, reduce_dtype: fp32, buffer_dtype: fp32}"
     with hydra.initialize_config_module("verl.trainer.config", version_base=None):
@@ -69,11 +74,19 @@ def worker(stock: bool = False, overrides: tuple[str, ...] = ()) -> Any:
                 *overrides,
             ],
         )
+    return config.actor_rollout_ref
+
+
+def worker(stock: bool = False, overrides: tuple[str, ...] = (), role: str = "actor") -> Any:
+    """Return an initialised worker on the tiny base model."""
+    from verl.workers.engine_workers import ActorRolloutRefWorker
+
+    config = configuration(*overrides)
     if stock:
         cls = ActorRolloutRefWorker
     else:
         from verl_ee.trainer.worker import EarlyExperienceWorker as cls
-    actor = cls(config.actor_rollout_ref, role="actor")
+    actor = cls(config, role=role)
     actor.init_model()
     return actor
 
@@ -86,24 +99,30 @@ def _local(batch: Any) -> Any:
 
 
 def _gradients(actor: Any) -> dict[str, Any]:
-    """Return a dict that fills with the full gradients right before the next optimizer step."""
+    """Return a dict that fills with the full gradients of every mini-batch; no step is taken with them."""
+    import torch
+
     seen: dict[str, Any] = {}
     engine = actor.actor.engine
-    step = engine.optimizer_step
 
     def spy() -> Any:
         for name, parameter in engine.module.named_parameters():
             gradient = parameter.grad
             gradient = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
             seen[name] = gradient.detach().clone()
-        return step()
+        return torch.zeros(())
 
     engine.optimizer_step = spy
     return seen
 
 
-def supervised_step(rows: list[tuple[list[int], list[int], str]], micro: int, dynamic: bool = False) -> Any:
-    """One mini-batch through `update_actor`: loss metrics and gradients."""
+def supervised_gradients(
+    cases: dict[Any, tuple[list[tuple[list[int], list[int], str]], int | None]], remove_padding: bool
+) -> Any:
+    """Each case as one mini-batch through `update_actor`, from the same weights: loss metrics and gradients.
+
+    A case is its rows and the rows of a micro-batch, or None for micro-batches of 400 tokens.
+    """
     from verl.utils import tensordict_utils as tu
 
     from verl_ee.config import StageConfig
@@ -111,18 +130,41 @@ def supervised_step(rows: list[tuple[list[int], list[int], str]], micro: int, dy
     from verl_ee.objectives.loss import summarise
     from verl_ee.trainer.batch import sums_of, to_batch
 
-    actor = worker()
-    stage = StageConfig(objectives=("imitation",), epochs=1, lr=1e-3, batch_size=len(rows), schedule="constant")
-    actor.begin_stage(stage, 1)
-    examples = [Example(tuple(prompt), tuple(target), name) for prompt, target, name in rows]
-    world = int(os.environ["WORLD_SIZE"])
-    batch = _local(to_batch(examples, world * (1 if dynamic else micro), 0))
-    tu.assign_non_tensor(batch, micro_batch_size_per_gpu=micro, use_dynamic_bsz=dynamic, max_token_len_per_gpu=400)
+    actor = worker(overrides=(f"actor_rollout_ref.model.use_remove_padding={remove_padding}",))
+    actor.begin_stage(StageConfig(objectives=("imitation",), epochs=1, lr=1e-3, batch_size=1), len(cases))
     gradients = _gradients(actor)
-    output = actor.update_actor(batch)
-    metrics = tu.get(output, "metrics") if output is not None else {}
-    loss = metrics["loss"][0] if isinstance(metrics["loss"], list) else metrics["loss"]
-    return {"gradients": gradients, "loss": loss, "summary": summarise(sums_of(metrics))}
+    results = {}
+    for case, (rows, micro) in cases.items():
+        examples = [Example(tuple(prompt), tuple(target), name) for prompt, target, name in rows]
+        batch = _local(to_batch(examples, int(os.environ["WORLD_SIZE"]) * (micro or 1), 0))
+        tu.assign_non_tensor(
+            batch, micro_batch_size_per_gpu=micro or 1, use_dynamic_bsz=micro is None, max_token_len_per_gpu=400
+        )
+        gradients.clear()
+        metrics = tu.get(actor.update_actor(batch), "metrics")
+        results[case] = {
+            "gradients": dict(gradients),
+            "loss": metrics["loss"][0],
+            "summary": summarise(sums_of(metrics)),
+        }
+    return results
+
+
+def supervised_stage(batches: list[list[tuple[list[int], list[int], str]]], stage: Any) -> Any:
+    """A whole stage, batch by batch: the loss of every step and the learning rate behind it."""
+    from verl.utils import tensordict_utils as tu
+
+    from verl_ee.objectives.examples import Example
+    from verl_ee.trainer.batch import to_batch
+
+    actor = worker()
+    actor.begin_stage(stage, len(batches))
+    steps = []
+    for rows in batches:
+        examples = [Example(tuple(prompt), tuple(target), name) for prompt, target, name in rows]
+        metrics = tu.get(actor.update_actor(to_batch(examples, 2, 0)), "metrics")
+        steps.append({"loss": metrics["loss"][0], "lr": metrics["lr"][0]})
+    return steps
 
 
 def ppo_steps(stock: bool) -> Any:

@@ -57,17 +57,21 @@ def run_recipe(
     folder: Path, *overrides: str, method: str = "iwm", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the household recipe at a size of seconds."""
-    env = os.environ | {
+    env = recipe_environment(folder, method) | environment
+    command = ["bash", str(ROOT / "recipes/household/run.sh"), *SMALL, *METHODS[method], *overrides]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200)
+
+
+def recipe_environment(folder: Path, method: str) -> dict[str, str]:
+    """Return the environment of a recipe at a size of seconds."""
+    return os.environ | {
         "METHOD": method,
         "OUT": str(folder),
         "DEMOS": "6",
         "EPISODES": "16",
         "HF_HUB_OFFLINE": "1",
         "VERL_FILE_LOGGER_PATH": str(folder / "log.jsonl"),
-        **environment,
     }
-    command = ["bash", str(ROOT / "recipes/household/run.sh"), *SMALL, *METHODS[method], *overrides]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200)
 
 
 @pytest.fixture(scope="session")

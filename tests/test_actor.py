@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import actors
 import pytest
@@ -13,8 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from verl_ee.envs import make
 from verl_ee.experience.rendering import render_outcome, render_policy, render_response, render_world_model
 from verl_ee.experience.states import expert_states
+from verl_ee.objectives.loss import OBJECTIVES
 
 Rows = list[tuple[list[int], list[int], str]]
+Plain = tuple[float, dict[str, torch.Tensor], dict[str, float]]
+MICRO = (1, 3, 8, None)
+"""Rows of a micro-batch; None: as many as fit into a number of tokens."""
+MIXED = "mixed"
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +36,11 @@ def rows() -> Rows:
     for index in range(5):
         step = trajectory.steps[index]
         after = trajectory.steps[index + 1].observation
+        thought = f"If I {step.action}, I will see this. {after}"
         texts = (
             (render_policy(states[index]), render_response(step.action), "imitation"),
             (render_world_model(states[index], step.action), render_outcome(after), "world_model"),
+            (render_policy(states[index]), render_response(step.action, thought), "reflection"),
         )
         for messages, target, name in texts:
             prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -40,7 +50,31 @@ def rows() -> Rows:
     return result
 
 
-def plain(rows: Rows) -> tuple[float, dict[str, torch.Tensor], dict[str, float]]:
+@pytest.fixture(scope="module")
+def mini_batches(rows: Rows) -> dict[str, Rows]:
+    """A mini-batch of each objective, and one of all of them."""
+    return {name: [row for row in rows if row[2] == name] for name in OBJECTIVES} | {MIXED: rows}
+
+
+@pytest.fixture(scope="module")
+def expected(mini_batches: dict[str, Rows]) -> dict[str, Plain]:
+    return {name: plain(rows) for name, rows in mini_batches.items()}
+
+
+@pytest.fixture(scope="module")
+def measured(mini_batches: dict[str, Rows], tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, bool], Any]:
+    """Return what every worker measured of every case, with so many workers and with padding removed or not."""
+    cases = {(name, micro): (rows, micro) for name, rows in mini_batches.items() for micro in MICRO}
+
+    @cache
+    def run(workers: int, remove_padding: bool) -> Any:
+        folder = tmp_path_factory.mktemp("actors")
+        return actors.run("supervised_gradients", workers, folder, cases=cases, remove_padding=remove_padding)
+
+    return run
+
+
+def plain(rows: Rows) -> Plain:
     """Loss, gradients and loss per objective, one row at a time and without any code of the package."""
     model = AutoModelForCausalLM.from_pretrained(actors.MODEL, dtype=torch.float32, attn_implementation="sdpa")
     total, count = torch.zeros(()), 0
@@ -57,23 +91,36 @@ def plain(rows: Rows) -> tuple[float, dict[str, torch.Tensor], dict[str, float]]
     return float(loss.detach()), gradients, {name: sum(values) / len(values) for name, values in sums.items()}
 
 
-@pytest.mark.parametrize(("workers", "micro", "dynamic"), [(1, 10, False), (1, 3, False), (2, 2, False), (2, 1, True)])
+@pytest.mark.parametrize("micro", MICRO)
+@pytest.mark.parametrize("name", [*OBJECTIVES, MIXED])
+@pytest.mark.parametrize("remove_padding", [False, True], ids=["padded", "removed"])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_loss_and_gradients_equal_plain_pytorch(
-    rows: Rows, tmp_path: Path, workers: int, micro: int, dynamic: bool
+    mini_batches: dict[str, Rows],
+    expected: dict[str, Plain],
+    measured: Callable[[int, bool], Any],
+    workers: int,
+    remove_padding: bool,
+    name: str,
+    micro: int | None,
 ) -> None:
-    results = actors.run("supervised_step", workers, tmp_path, rows=rows, micro=micro, dynamic=dynamic)
-    loss, gradients, per_objective = plain(rows)
+    """Without padding the rows of a micro-batch are one sequence: none may see another."""
+    results = [result[name, micro] for result in measured(workers, remove_padding)]
+    loss, gradients, per_objective = expected[name]
+    assert len(results) == workers
     for result in results:
         assert result["loss"] == pytest.approx(loss, rel=1e-5)
         assert set(result["gradients"]) == set(gradients)
-        for name, expected in gradients.items():
-            difference = (result["gradients"][name] - expected).norm() / expected.norm()
-            assert difference < 1e-5, name
+        for parameter, gradient in gradients.items():
+            difference = (result["gradients"][parameter] - gradient).norm() / gradient.norm()
+            assert difference < 1e-5, parameter
     summary = results[0]["summary"]
-    for name, expected in per_objective.items():
-        assert summary[f"{name}/loss"] == pytest.approx(expected, rel=1e-5)
-        assert summary[f"{name}/tokens"] == sum(len(target) for _, target, kind in rows if kind == name)
-        assert 0.0 <= summary[f"{name}/token_accuracy"] <= 1.0
+    assert {key.split("/")[0] for key in summary} == set(per_objective)
+    for objective, value in per_objective.items():
+        tokens = sum(len(target) for _, target, kind in mini_batches[name] if kind == objective)
+        assert summary[f"{objective}/loss"] == pytest.approx(value, rel=1e-5)
+        assert summary[f"{objective}/tokens"] == tokens
+        assert 0.0 <= summary[f"{objective}/token_accuracy"] <= 1.0
 
 
 def test_hand_over_leaves_a_fresh_optimizer_and_keeps_its_checkpoint(rows: Rows, tmp_path: Path) -> None:

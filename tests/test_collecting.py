@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from collected import LISTED, STATES, TRAJECTORIES, Tables, collect, executed, in_one_process, kept, tables
-from environments import MUCH, TOKENS, Dice, SavedTrouble, Slipping, Stillborn, Trouble
+from environments import MUCH, TOKENS, Dice, Game, SavedGame, SavedTrouble, Slipping, Stillborn, Trouble, id_of
 
-from verl_ee.config import CollectConfig
+from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import BranchError, EnvironmentFault
 from verl_ee.experience.player import TRIES
+from verl_ee.experience.prediction import predict
 from verl_ee.experience.store import BRANCHES, TRANSITIONS, read_outcomes
 from verl_ee.experience.workers import size_of
 
@@ -50,6 +51,16 @@ def test_workers_collect_what_one_process_collects(tmp_path: Path, undisturbed: 
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [BRANCHES, "run.json", TRANSITIONS]
 
 
+@pytest.mark.parametrize("way", ["snapshot", "replay"])
+def test_a_dry_run_counts_the_steps_and_writes_nothing(tmp_path: Path, way: str) -> None:
+    config = CollectConfig.model_validate({"k": LISTED, "workers": 3, "way": way})
+    found = predict(tmp_path / "store", TRAJECTORIES, EnvironmentConfig(id=id_of(SavedGame)), config)
+    assert not (tmp_path / "store").exists()
+    done = collect(tmp_path / "store", way=way, workers=3)
+    assert (found.exact, found.way, found.workers, found.states) == (True, way, 3, STATES)
+    assert found.cost.env_steps == done.cost.env_steps
+
+
 @pytest.mark.parametrize("what", ["kill_host", "kill_worker"])
 def test_what_a_killed_process_was_busy_with_is_done_again(
     tmp_path: Path, marks: Path, undisturbed: Tables, what: str
@@ -58,6 +69,14 @@ def test_what_a_killed_process_was_busy_with_is_done_again(
     done = collect(tmp_path / "store", SavedTrouble, kwargs=kwargs)
     assert tables(tmp_path / "store") == undisturbed
     assert (len(list(marks.iterdir())), done.lost, done.failed, done.faults) == (1, 0, 0, {"died": 1})
+
+
+def test_a_state_that_no_worker_survives_is_lost_after_two_tries_and_nothing_else(tmp_path: Path, marks: Path) -> None:
+    kwargs = {"what": "kill_worker", "marks": str(marks)}
+    done = collect(tmp_path / "store", SavedTrouble, kwargs=kwargs, max_mismatch=1.0)
+    missing = frozenset(("game 1", 2, action) for action in Game().actions)
+    assert tables(tmp_path / "store") == in_one_process(tmp_path / "expected", missing=missing)
+    assert (len(list(marks.iterdir())), done.lost, done.failed, done.faults) == (TRIES, 1, 0, {"died": TRIES})
 
 
 @pytest.mark.parametrize(
@@ -76,9 +95,12 @@ def test_an_action_that_cannot_be_executed_is_counted_and_left_out(
 
 @pytest.mark.parametrize(("what", "text"), [("show_much", MUCH), ("show_tokens", TOKENS)])
 def test_what_is_shown_is_stored_letter_by_letter(tmp_path: Path, marks: Path, what: str, text: str) -> None:
-    collect(tmp_path / "store", Trouble, kwargs={"what": what, "marks": str(marks), "forkable": True})
-    odd = [outcome for outcome in read_outcomes(tmp_path / "store") if outcome.observation == text]
-    assert [(outcome.trajectory, outcome.step, outcome.action) for outcome in odd] == [(1, 2, "press 5")]
+    done = collect(tmp_path / "store", Trouble, kwargs={"what": what, "marks": str(marks), "forkable": True})
+    assert (done.lost, done.failed, done.faults) == (0, 0, {})
+    in_one_process(tmp_path / "expected")
+    for found, expected in zip(read_outcomes(tmp_path / "store"), read_outcomes(tmp_path / "expected"), strict=True):
+        odd = (found.trajectory, found.step, found.action) == (1, 2, "press 5")
+        assert found == (replace(expected, observation=text) if odd else expected)
 
 
 def test_a_game_that_slips_into_another_contaminates_nothing(tmp_path: Path, marks: Path, undisturbed: Tables) -> None:
@@ -102,7 +124,7 @@ def test_more_lost_states_than_allowed_end_the_stage_and_keep_what_was_done(tmp_
     with pytest.raises(BranchError) as raised:
         collect(tmp_path / "store", **values, max_mismatch=3.5 / STATES)
     message = str(raised.value)
-    for word in ("of 36 expert states could not be reached again", "early_experience.collect.max_mismatch=0.0972"):
+    for word in ("of 36 expert states could not be reached again", "--max-mismatch=0.0972"):
         assert word in message
     told = [line for line in message.splitlines() if line.startswith("  trajectory 5")]
     assert [line.split(":")[0] for line in told] == [f"  trajectory 5, step {step}" for step in (1, 2, 3)]
@@ -125,7 +147,7 @@ def test_more_failed_actions_than_allowed_end_the_stage_and_keep_what_was_done(t
     with pytest.raises(BranchError) as raised:
         collect(tmp_path / "store", SavedTrouble, **values, max_failed=3.5 / total)
     message = str(raised.value)
-    for word in (f"of {total} actions could not be executed", "collect.max_failed=0.00972", "envs check"):
+    for word in (f"of {total} actions could not be executed", "--max-failed=0.00972", "envs check"):
         assert word in message
     told = [line for line in message.splitlines() if line.startswith("  trajectory 4")]
     assert [line.split(":")[0] for line in told] == [

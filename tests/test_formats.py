@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,6 @@ from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
-import verl_ee.trainer.trainer as module
 from verl_ee.cli import main
 from verl_ee.config import CollectConfig, EnvironmentConfig, Objective, built, check_sets, parse, sets_of
 from verl_ee.config.group import compose
@@ -37,10 +37,15 @@ from verl_ee.experience.store import (
 )
 from verl_ee.objectives.curriculum import Curriculum
 from verl_ee.objectives.examples import Encoder, Example, encode, imitation, reflection, world_model
-from verl_ee.objectives.formats import export_messages, import_messages, read_rows, rows_of, write_rows
+from verl_ee.objectives.export import keys_of_files, override, rows_of
+from verl_ee.objectives.formats import export_messages, import_messages, read_rows, write_rows
 from verl_ee.objectives.messages import Row
 from verl_ee.objectives.rationales import FILE, SCHEMA, read_all
 from verl_ee.objectives.reflection import Reflection
+from verl_ee.objectives.summaries import summarise
+from verl_ee.trainer.identity import differences, identity_of
+from verl_ee.trainer.mid_training import MidTraining
+from verl_ee.trainer.modes import EarlyExperienceTrainer
 from verl_ee.trainer.preflight import check_job
 from verl_ee.trainer.run_folder import RunFolder
 from verl_ee.trainer.tokens import encoder_for
@@ -105,8 +110,7 @@ def reflections(tmp_path: Path, experts: ExpertFile) -> Path:
 
 @pytest.fixture
 def rows(experts: ExpertFile, store: Path, reflections: Path) -> dict[Objective, list[Row]]:
-    found = rows_of(experts, ENVIRONMENT, HISTORY, store, reflections)
-    return {objective: list(items) for objective, items in found.items()}
+    return exported(experts, store, reflections)
 
 
 @pytest.fixture
@@ -120,12 +124,23 @@ def examples(experts: ExpertFile, store: Path, reflections: Path, encoder: Encod
     }
 
 
+def exported(
+    experts: ExpertFile,
+    store: Path | None = None,
+    reflections: Path | None = None,
+    environment: EnvironmentConfig = ENVIRONMENT,
+) -> dict[Objective, list[Row]]:
+    keys = keys_of_files(environment, experts.path, store, reflections)
+    found = rows_of(parse(override(keys, [f"history_length={HISTORY}"])), reflections or experts.path.parent)
+    return {objective: list(items) for objective, items in found.items()}
+
+
 def states_of(experts: ExpertFile) -> int:
     return sum(len(trajectory.steps) for trajectory in experts.trajectories)
 
 
 def options(experts: ExpertFile, *others: object) -> list[str]:
-    return ["export", "--env", ID, "--experts", str(experts.path), "--history-length", str(HISTORY), *map(str, others)]
+    return ["export", "--env", ID, "--experts", str(experts.path), *map(str, others), f"history_length={HISTORY}"]
 
 
 def run(*arguments: object) -> None:
@@ -233,13 +248,127 @@ def test_an_export_of_what_does_not_belong_together_is_refused(
 ) -> None:
     write_experts(tmp_path / "one.jsonl", experts.trajectories[:1])
     one = load_experts(tmp_path / "one.jsonl")
-    message = refusal(StoreError, lambda: rows_of(one, ENVIRONMENT, HISTORY, store))
+    message = refusal(StoreError, lambda: exported(one, store))
     assert str(store) in message
     assert "experts_sha256" in message
     other = EnvironmentConfig(id=ID, kwargs={"reward": "progress"})
-    assert "another environment" in refusal(StoreError, lambda: rows_of(experts, other, HISTORY, store))
-    message = refusal(StoreError, lambda: rows_of(one, ENVIRONMENT, HISTORY, None, reflections))
+    write_experts(tmp_path / "other.jsonl", [replace(item, kwargs=other.kwargs) for item in experts.trajectories])
+    elsewhere = load_experts(tmp_path / "other.jsonl")
+    assert "another environment" in refusal(StoreError, lambda: exported(elsewhere, store, environment=other))
+    message = refusal(StoreError, lambda: exported(one, None, reflections))
     assert f"{reflections}: trajectory 1, step 0 is not in the expert file" in message
+
+
+@pytest.fixture
+def begun(tmp_path: Path, experts: ExpertFile, store: Path, reflections: Path) -> Callable[..., tuple[Path, Any]]:
+    """Begins a run of `iwm_sr` with some settings: its folder, and what it is about to learn from."""
+
+    def begin(**world_model: Any) -> tuple[Path, Any]:
+        shipped = keys_of("iwm_sr")
+        keys = shipped | {"experts": str(experts.path), "world_model": shipped["world_model"] | world_model}
+        config = parse(keys)
+        folder = RunFolder(tmp_path / "run at work", identity_of(OmegaConf.create({}), config))
+        folder.finish("collect/world_model")
+        shutil.copytree(store, folder.store("world_model"))
+        shutil.copy(reflections / FILE, folder.own)
+        return folder.root, config
+
+    return begin
+
+
+TARGETS: dict[str, Item] = {
+    "raw": {},
+    "difference": {"target": "difference"},
+    "template": {"target": "template", "template": "$verdict in $$: ${outcome} $end"},
+    "no expert": {"include_expert_transition": False},
+    "few refused": {"max_refused": 0.25},
+    "one to one": {"budget": "one_to_one", "seed": 3},
+    "matched": {"budget": "matched", "matched_share": 0.25},
+    "summary": {"target": "summary", "max_refused": 0.4},
+}
+
+
+@pytest.mark.parametrize("settings", TARGETS.values(), ids=TARGETS)
+def test_an_export_of_a_run_is_what_its_stages_learn(
+    tmp_path: Path,
+    experts: ExpertFile,
+    begun: Callable[..., tuple[Path, Any]],
+    encoder: Encoder,
+    settings: Item,
+) -> None:
+    folder, config = begun(**settings)
+    own = folder / "early_experience"
+    stores = {"world_model": own / "store/world_model"}
+    job = Curriculum(config, experts.trajectories, encoder, stores, own, 100_000)
+    if settings.get("target") == "summary":
+        summarise(own, job.changes(), Echo(), 0.0)
+    run("export", "--run", folder, "--format", "messages", "--out", tmp_path / "out")
+    run("import", "--format", "messages", tmp_path / "out", "--out", tmp_path / "rows.jsonl")
+    found = read_rows(tmp_path / "rows.jsonl")
+    assert found == {objective: list(job.rows(objective)) for objective in ("imitation", "world_model", "reflection")}
+    learned = [example for stage in config.stages for example in job.examples(stage).examples]
+    by_objective = {objective: [item for item in learned if item.objective == objective] for objective in found}
+    assert {objective: list(encode(rows, encoder)) for objective, rows in found.items()} == by_objective
+    # Every one of these settings shows.
+    assert (found["world_model"] == exported(experts, stores["world_model"])["world_model"]) == (not settings)
+
+
+class Echo:
+    """Summarises by the key of the transition."""
+
+    name, stop = "echo", None
+
+    def write(self, requests: Any, /) -> list[str]:
+        return [f"Of {request.transition}." for request in requests]
+
+
+def test_an_export_of_files_takes_the_settings_of_a_job(
+    tmp_path: Path, experts: ExpertFile, store: Path, begun: Callable[..., tuple[Path, Any]]
+) -> None:
+    begun_at, _ = begun(target="difference", include_expert_transition=False)
+    files = ["export", "--env", ID, "--experts", experts.path, "--store", store]
+    settings = ["world_model.target=difference", "early_experience.world_model.include_expert_transition=false"]
+    settings.append(f"history_length={HISTORY}")
+    run(*files, "--format", "messages", "--out", tmp_path / "files", *settings)
+    run("export", "--run", begun_at, "--format", "messages", "--out", tmp_path / "run")
+    assert (tmp_path / "files" / THREE[1]).read_text() == (tmp_path / "run" / THREE[1]).read_text()
+    # A setting of a run can be changed as well.
+    run(*files, "--format", "messages", "--out", tmp_path / "files", settings[-1])
+    changed = ["world_model.target=raw", "world_model.include_expert_transition=true"]
+    run("export", "--run", begun_at, "--format", "messages", "--out", tmp_path / "run", *changed)
+    assert (tmp_path / "files" / THREE[1]).read_text() == (tmp_path / "run" / THREE[1]).read_text()
+
+
+def test_an_export_of_a_run_has_the_rows_that_a_file_gave_it(
+    tmp_path: Path, begun: Callable[..., tuple[Path, Any]], rows: dict[Objective, list[Row]]
+) -> None:
+    folder, _ = begun()
+    mine = replace(rows["reflection"][0], target="Mine.\nAction: look")
+    write_rows(tmp_path / "rows.jsonl", [mine])
+    run("export", "--run", folder, "--format", "messages", "--out", tmp_path / "out", f"examples={tmp_path}/rows.jsonl")
+    assert [line["messages"] for line in lines_of(tmp_path / "out" / THREE[2])] == [mine.messages]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--run FOLDER", "--env ID"]),
+        (["--env", ID], ["--experts FILE"]),
+        (["--run", "nowhere"], ["nowhere/early_experience/state.json", "trainer.default_local_dir"]),
+        (["--run", "nowhere", "--env", ID], ["--run names environment and files"]),
+        (["--env", ID, "--experts", "e.jsonl", "history_length"], ["'history_length'", "KEY=VALUE"]),
+        (["--env", ID, "--experts", "e.jsonl", "world_model.targt=raw"], ["Did you mean 'target'"]),
+        (["--env", ID, "--experts", "e.jsonl", "demonstrations=d.parquet"], ["demonstrations=null"]),
+    ],
+)
+def test_an_export_that_is_not_clear_is_refused(
+    arguments: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--format", "messages", "--out", str(tmp_path / "out"), *arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_as_they_are_published_are_read(tmp_path: Path) -> None:
@@ -564,10 +693,11 @@ def test_a_job_from_a_file_is_checked_before_it_starts(
 ) -> None:
     config = check(job)
     path = tmp_path / "rows.jsonl"
-    folder = RunFolder(tmp_path / "job", "model")
-    before = folder.fingerprint(config)
+    before = identity_of(OmegaConf.create({}), config)
     write_rows(path, rows["imitation"])
-    assert folder.fingerprint(config) != before
+    assert differences(before, identity_of(OmegaConf.create({}), config))[0].startswith(
+        "content of early_experience.examples"
+    )
     assert "world_model.collect='nothing'" in refusal(ConfigError, lambda: check(job))
     write_rows(path, rows["reflection"])
     message = refusal(ConfigError, lambda: check(job))
@@ -587,15 +717,21 @@ def test_the_trainer_neither_collects_nor_reflects_what_the_file_gives(
 ) -> None:
     path = tmp_path / "rows.jsonl"
     write_rows(path, [row for items in rows.values() for row in items])
-    trainer = object.__new__(module.EarlyExperienceTrainer)
+    trainer = object.__new__(EarlyExperienceTrainer)
     values = {"experts": str(experts.path), "examples": str(path), "collect": {}, "evaluate": False}
     trainer.early = parse(keys_of("iwm_sr", **values))
-    trainer.folder, trainer.tokenizer = RunFolder(tmp_path / "job", "model"), tokenizer
+    trainer.folder, trainer.tokenizer = RunFolder(tmp_path / "job"), tokenizer
     trainer.config = OmegaConf.create({"data": {"max_prompt_length": 100_000, "max_response_length": 64}})
-    trainer.checkpoint_manager = type("Servers", (), {"update_weights": lambda *_: None})()
+    trainer.checkpoint_manager = type(
+        "Servers", (), dict.fromkeys(("sleep_replicas", "update_weights"), lambda *_: None)
+    )()
+    trainer.actor_rollout_wg = trainer.logger = trainer.summary = None
+    trainer.get_llm_client = lambda: None
+    monkeypatch.setattr(trainer, "_row_multiple", lambda: 1)
     learned: dict[str, int] = {}
     monkeypatch.setattr(trainer, "_model_config", lambda: type("Config", (), {"model_type": "qwen2"}))
-    monkeypatch.setattr(trainer, "_train", lambda name, _, examples, total: learned.update({name: len(examples)}))
+    monkeypatch.setattr(trainer, "_check_space", lambda: None)
+    monkeypatch.setattr(MidTraining, "run", lambda _, name, stage, examples, *__: learned.update({name: len(examples)}))
     monkeypatch.setattr(trainer, "_hand_over", lambda: None)
     trainer._run_stages()
     states = states_of(experts)

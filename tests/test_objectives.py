@@ -19,7 +19,7 @@ from verl_ee.experience.rendering import Message, render_policy, render_world_mo
 from verl_ee.experience.states import expert_states
 from verl_ee.experience.store import read_outcomes
 from verl_ee.objectives.examples import Encoder, Example, imitation, within, world_model
-from verl_ee.objectives.loss import OBJECTIVES, SupervisedLoss, correct, loss_and_metrics, summarise
+from verl_ee.objectives.loss import OBJECTIVES, SupervisedLoss, likeliest, loss_and_metrics, summarise
 from verl_ee.objectives.schedule import batches, learning_rate, steps_of
 
 END = 0
@@ -237,11 +237,11 @@ def micro_batch(
     log_probs = torch.log_softmax(logits, -1).gather(1, torch.roll(ids, -1)[:, None])[:, 0]
     loss = SupervisedLoss()
     outputs = loss(student_logits=logits[None], data=data)
-    assert outputs["correct"].shape == (1, len(ids))
-    assert not outputs["correct"].requires_grad
+    assert outputs["likeliest"].shape == (1, len(ids))
+    assert not outputs["likeliest"].requires_grad
     model_output = {
         "log_probs": torch.nested.nested_tensor_from_jagged(log_probs, offsets),
-        "correct": torch.nested.nested_tensor_from_jagged(outputs["correct"][0], offsets),
+        "likeliest": torch.nested.nested_tensor_from_jagged(outputs["likeliest"][0], offsets),
     }
     return loss(model_output=model_output, data=data, dp_group=None)
 
@@ -317,11 +317,11 @@ def test_token_accuracy_is_the_share_of_likeliest_tokens(batch: Batch) -> None:
         "batch_num_tokens": 5,
         "dp_size": 1,
     }
-    found = correct(logits, data["input_ids"])
-    assert found[0, [0, 1, 2, 4, 5]].tolist() == [1.0, 1.0, 0.0, 1.0, 0.0]
+    found = likeliest(logits)
+    assert found.tolist() == [guesses.tolist()]
     output = {
         "log_probs": nested([-torch.ones(4), -2 * torch.ones(3)]),
-        "correct": nested([found[0, :4], found[0, 4:]]),
+        "likeliest": nested([found[0, :4], found[0, 4:]]),
     }
     loss, metrics = loss_and_metrics(output, data)
     assert loss.item() == pytest.approx((3 * 1 + 2 * 2) / 5)

@@ -11,9 +11,10 @@ from environments import SavedGame, expert, shown, whole
 from verl_ee.config import CollectConfig
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.experience.brancher import branch
-from verl_ee.experience.facts import Facts, Journal
+from verl_ee.experience.facts import Done, Facts, Journal
 from verl_ee.experience.plan import Place, Plan, split
 from verl_ee.experience.player import Holder
+from verl_ee.experience.proposers import Proposal
 from verl_ee.experience.rendering import canonical
 from verl_ee.experience.store import Transition, transition_key
 from verl_ee.experience.ways import SnapshotWay
@@ -80,7 +81,6 @@ def test_what_is_known_is_not_asked_for(tmp_path: Path) -> None:
     third = [proposal.action for proposal in ledger.plan.proposals[places[2]]]
     asked = [(1, "press 0"), (1, second[0]), (1, second[2]), *((2, action) for action in third)]
     assert open_actions(unit) == asked
-    assert set(ledger.journal.done) == {(0, 0)}
 
 
 def test_the_experts_outcome_is_not_asked_for_where_it_is_not_wanted(tmp_path: Path) -> None:
@@ -115,20 +115,36 @@ def test_a_state_whose_list_is_not_recorded_is_left_to_the_worker(tmp_path: Path
     assert ledger.plan.proposals == {}
 
 
-def test_a_fully_answered_state_is_noted_with_what_it_took(tmp_path: Path) -> None:
+def test_an_answered_state_is_noted_with_what_it_took(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, [expert(length=2)])
     place = Place(0, 1)
-    assert not ledger.plan.note(place, Used(5, 1))
+    proposals = ledger.plan.proposals[place]
     for action in ledger.plan.missing(place):
         ledger.execute(place, action)
-    assert ledger.plan.note(place, Used(5, 1))
-    assert ledger.plan.note(place, Used())
+    ledger.plan.note(place, proposals, Used(5, 1))
+    ledger.plan.note(place, [Proposal("jam", "another")], Used(2, 0))
     ledger.facts.flush()
     ledger.journal.flush()
     again = Ledger(tmp_path, [expert(length=2)])
-    assert again.journal.done[0, 1].used == Used(5, 1)
-    assert again.plan.proposals[place] == ledger.plan.proposals[place]
+    assert again.journal.done == {(0, 1): Done(proposals, Used(7, 1))}
+    assert again.plan.proposals[place] == proposals
     assert [ask.step for unit in again.units() for ask in unit.asks] == [0]
+
+
+def test_what_was_proposed_is_kept_before_it_is_executed(tmp_path: Path) -> None:
+    # Both come by the same states, so that one unit executes what both want.
+    twins = [expert(length=2, listed=None), expert(length=2, listed=None)]
+    ledger = Ledger(tmp_path, twins)
+    for place in ledger.plan.places():
+        ledger.plan.note(place, [Proposal("press 1", "policy", "step 0", str(place))], Used())
+    assert [unit.index for unit in ledger.units()] == [0]
+    ledger.journal.flush()
+    again = Ledger(tmp_path, twins)
+    assert again.plan.proposals == ledger.plan.proposals
+    assert len(again.plan.proposals) == 4
+    assert [(step, action) for unit in again.units() for step, action in open_actions(unit)] == [
+        (step, action) for step in range(2) for action in ("press 0", "press 1")
+    ]
 
 
 UNITS = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +24,12 @@ from verl_ee.experience.proposers import (
     policy_proposals,
     sample_admissible,
     seed_of,
+    shown,
+    tool_of,
 )
-from verl_ee.experience.rendering import State, canonical
+from verl_ee.experience.rendering import Message, State, canonical, state_text
+from verl_ee.objectives.examples import Encoder
+from verl_ee.trainer.proposer import PolicyProposer
 
 LISTED = ("look", "go to desk 1", "open drawer 1", "open drawer 10", "take mug 1 from shelf 1", "inventory")
 EXPERT = "open drawer 1"
@@ -255,3 +261,108 @@ def test_an_action_is_listed_in_whatever_form_it_was_drawn() -> None:
     found = policy_proposals(samples, given, question())
     assert list(found[:3]) == samples
     assert sorted(actions(found[3:])) == ["open drawer 10", "take mug 1 from shelf 1"]
+
+
+# Without the expert's tool
+
+
+@pytest.mark.parametrize(
+    ("action", "tool"),
+    [
+        ("go to desk 1", "go"),
+        ("  'open   drawer 1'. ", "open"),
+        ("look", "look"),
+        ("search[red mug]", "search"),
+        ("mv(source='a', destination='b')", "mv"),
+        ("<search>red mug</search>", "search"),
+        ('{"name": "find_user", "arguments": {"name": "Bob"}}', "find_user"),
+        ('{"arguments": {"name": "Bob"}, "name": "find_user"}', "find_user"),
+        ('{"arguments": {}, "name": "cancel order"}', "cancel order"),
+        ('<tool_call>\n{"name": "get-item",\n "arguments": {}}\n</tool_call>', "get-item"),
+        ('{"arguments": {}}', "arguments"),
+        ('{"name": 3}', "name"),
+        ('{"name": "cut', "name"),
+        ('["name"]', "name"),
+        ("[" * 100_000, ""),
+        ("", ""),
+        ("?!", ""),
+    ],
+)
+def test_the_tool_of_an_action_is_the_name_of_its_call_or_its_first_word(action: str, tool: str) -> None:
+    assert tool_of(action) == tool
+
+
+WITHHELD = ("look", "go to desk 1", "take mug 1 from shelf 1", "inventory")
+"""Of the listed actions, those that do not open anything."""
+
+
+@pytest.mark.parametrize("alternatives", ["admissible", "exhaustive"])
+def test_no_listed_alternative_uses_the_expert_s_tool_if_that_is_withheld(alternatives: str) -> None:
+    trajectory = replace(expert("game 1", 1), steps=(replace(expert("game 1", 1).steps[0], action=EXPERT),))
+    given = config(k=9, alternatives=alternatives, withhold_expert_tool=True)
+    assert sorted(actions(listed_proposals(given, trajectory, 0, LISTED))) == sorted(WITHHELD)
+    free = config(k=9, alternatives=alternatives)
+    assert sorted(actions(listed_proposals(free, trajectory, 0, LISTED))) == sorted(set(LISTED) - {EXPERT})
+
+
+def test_withholding_takes_k_of_what_is_left() -> None:
+    trajectory = replace(expert("game 1", 1), steps=(replace(expert("game 1", 1).steps[0], action=EXPERT),))
+    for seed in range(30):
+        found = actions(listed_proposals(config(k=2, withhold_expert_tool=True, seed=seed), trajectory, 0, LISTED))
+        assert len(found) == len(set(found)) == 2
+        assert set(found) <= set(WITHHELD)
+
+
+@pytest.mark.parametrize("unlisted", ["keep", "replace"])
+def test_no_draw_and_no_addition_uses_the_expert_s_tool_if_that_is_withheld(unlisted: str) -> None:
+    samples = drawn("open drawer 10", "'open window'", "sing", "look", "open", "inventory.")
+    given = config(k=9, alternatives="mixture", extra_admissible=9, unlisted=unlisted, withhold_expert_tool=True)
+    found = policy_proposals(samples, given, question())
+    assert found[1:3] == (samples[3], samples[5])
+    assert (found[0] == samples[2]) == (unlisted == "keep")
+    forms = {canonical(item.action) for item in found}
+    assert forms == set(WITHHELD) | ({"sing"} if unlisted == "keep" else set())
+    free = config(k=9, alternatives="mixture", extra_admissible=9, unlisted=unlisted)
+    assert "open drawer 10" in actions(policy_proposals(samples, free, question()))
+
+
+def test_calls_of_a_tool_are_left_out_whatever_their_arguments() -> None:
+    calls = [json.dumps({"name": "cancel", "arguments": {"id": number}}) for number in range(3)]
+    other = '{"name": "find", "arguments": {"id": 0}}'
+    asked = replace(question(None), expert=calls[0])
+    given = config(k=9, alternatives="policy", withhold_expert_tool=True)
+    assert actions(policy_proposals(drawn(*calls, other), given, asked)) == [other]
+    assert actions(policy_proposals(drawn(*calls, other), config(k=9, alternatives="policy"), asked)) == [
+        *calls[1:],
+        other,
+    ]
+
+
+def test_a_policy_is_not_shown_what_is_withheld() -> None:
+    given = config(alternatives="policy", withhold_expert_tool=True)
+    assert shown(question(), given) == replace(question().state, admissible_actions=WITHHELD)
+    assert shown(question(), config(alternatives="policy")) == question().state
+    assert shown(question(None), given) == question(None).state
+
+
+@pytest.mark.parametrize("withheld", [False, True])
+def test_the_policy_of_a_job_is_asked_in_the_state_that_is_shown(withheld: bool) -> None:
+    asked: list[str] = []
+
+    def prompt(messages: list[Message]) -> list[int]:
+        asked.append(messages[-1]["content"])
+        return [1, 2]
+
+    class Client:
+        async def generate(self, **_: Any) -> Any:
+            return SimpleNamespace(token_ids=[len(asked), 3, 3])
+
+    answers = iter(["Action: open drawer 10", "I look.\nAction: look", "Nothing."])
+    tokenizer = SimpleNamespace(decode=lambda *_, **__: next(answers))
+    given = config(alternatives="policy", withhold_expert_tool=withheld)
+    proposer = PolicyProposer(Client(), Encoder(prompt, list), tokenizer, given, {}, "model@base", 99)  # type: ignore[arg-type]
+    found = proposer.propose([question()])
+    assert asked == [state_text(shown(question(), given))]
+    assert ("open drawer" in asked[0]) != withheld
+    assert [actions(item) for item in found.alternatives] == [["look"] if withheld else ["open drawer 10", "look"]]
+    assert (found.prompt_tokens, found.completion_tokens) == (6, 9)

@@ -70,7 +70,7 @@ def collect(folder: Path, proposer: Chooser, history_length: int = 2, **values: 
 def wait_for_a_report(folder: Path) -> None:
     """Wait until something that a worker has reported is on disk, by which a killed run would go on."""
     for _ in range(3000):
-        if list((folder / "parts" / "answers").glob("*.parquet")):
+        if list((folder / "parts" / "facts").glob("*.parquet")):
             return
         threading.Event().wait(0.02)
     raise AssertionError("no worker reported anything while the proposer was busy")

@@ -26,7 +26,7 @@ from verl_ee.experience.rendering import (
 )
 from verl_ee.experience.states import expert_states
 from verl_ee.experience.store import TRANSITION_SCHEMA, TRANSITIONS, Outcome, read_outcomes, read_table
-from verl_ee.objectives import rationales
+from verl_ee.objectives import texts as module
 from verl_ee.objectives.examples import Encoder, Example, imitation, reflection, world_model
 from verl_ee.objectives.gates import GATES
 from verl_ee.objectives.rationales import FILE, read_all, write_all
@@ -344,7 +344,7 @@ def test_a_writer_that_leaves_situations_out_is_refused(household: Branched) -> 
             return super().write(situations)[:-1]
 
     found = situations(household.trajectories, household.outcomes, HISTORY)[:4]
-    with pytest.raises(ExampleError, match=r"'template' gave 3 rationales for 4 states"):
+    with pytest.raises(ExampleError, match=r"'template' gave 3 texts for 4 requests"):
         reflect(found, Lazy())
 
 
@@ -509,7 +509,7 @@ def test_gates_that_are_not_asked_reject_nothing(found: list[Situation], tmp_pat
 def test_a_writer_that_was_killed_goes_on_and_writes_nothing_twice(
     found: list[Situation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rationales, "BATCH", 6)
+    monkeypatch.setattr(module, "BATCH", 6)
     places = [(item.trajectory, item.step) for item in found]
     first, second, third = Scripted(GOOD, "No.", dies_at=1), Scripted(GOOD, "No.", dies_at=2), Scripted(GOOD, "No.")
     for writer, asked in ((first, places[:6]), (second, places[6:18])):
@@ -529,7 +529,7 @@ def test_a_writer_that_was_killed_goes_on_and_writes_nothing_twice(
 def test_a_writer_that_stops_keeps_what_it_wrote_and_the_next_one_writes_the_rest(
     found: list[Situation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rationales, "BATCH", 6)
+    monkeypatch.setattr(module, "BATCH", 6)
     places = [(item.trajectory, item.step) for item in found]
     first, second = Scripted(GOOD, "No.", stops_at=9), Scripted(GOOD, "No.")
     with pytest.raises(ExampleError, match=r"That is enough\."):
@@ -545,7 +545,7 @@ def test_a_writer_that_stops_keeps_what_it_wrote_and_the_next_one_writes_the_res
 def test_rationales_come_in_the_order_of_the_situations_whatever_was_written_first(
     found: list[Situation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rationales, "BATCH", 5)
+    monkeypatch.setattr(module, "BATCH", 5)
     with pytest.raises(KeyboardInterrupt):
         write_all(tmp_path, found[10:], Scripted(GOOD, dies_at=1), (), 0.0)
     writer = Scripted(GOOD)

@@ -12,13 +12,17 @@ from pathlib import Path
 import hydra
 import pytest
 from conftest import ROOT
+from omegaconf import OmegaConf
 
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
+from verl_ee.config import parse
 from verl_ee.envs import make
 from verl_ee.errors import EarlyExperienceError
 from verl_ee.experience.experts import write_experts
 from verl_ee.experience.files import write_json
+from verl_ee.trainer.identity import identity_of
 from verl_ee.trainer.preflight import check_job
+from verl_ee.trainer.run_folder import RunFolder
 
 MODEL = ROOT / "examples/tiny_base/model"
 
@@ -68,9 +72,20 @@ def test_a_good_job_passes(overrides: list[str]) -> None:
         (["early_experience.experts=/nowhere/experts.jsonl"], ["/nowhere/experts.jsonl", "cannot be read", "record"]),
         (["trainer.use_v1=False"], ["trainer.use_v1=False", "Remove"]),
         (["algorithm.adv_estimator=gae", "critic.enable=True"], ["adv_estimator='gae'", "critic", "grpo"]),
-        (["trainer.v1.trainer_mode=colocate_async"], ["trainer_mode='colocate_async'", "Remove"]),
+        (
+            ["trainer.v1.trainer_mode=colocate_async"],
+            ["trainer_mode='colocate_async'", "early_experience_colocate_async"],
+        ),
         (["actor_rollout_ref.model.path=/nowhere/model"], ["/nowhere/model", "does not exist"]),
-        (["actor_rollout_ref.model.lora_rank=8"], ["lora_rank=8"]),
+        (
+            ["actor_rollout_ref.actor.use_kl_loss=True", "actor_rollout_ref.ref.fsdp_config.fsdp_size=2"],
+            ["actor_rollout_ref.ref.fsdp_config.fsdp_size=2", "hand_over.reference=base"],
+        ),
+        (
+            ["+early_experience.stages.store={objectives: [imitation], epochs: 1, lr: 1, batch_size: 1}"],
+            ["stages.store"],
+        ),
+        (["early_experience.hand_over.optimiser=keep"], ["hand_over.optimiser", "Did you mean 'optimizer'"]),
     ],
 )
 def test_refused(overrides: list[str], change: list[str], words: list[str]) -> None:
@@ -114,10 +129,36 @@ def test_folder_of_another_run(overrides: list[str], tmp_path: Path) -> None:
     message = refusal(overrides)
     assert "without early experience" in message
     assert str(tmp_path / "run") in message
-    write_json(tmp_path / "run/early_experience/state.json", {"schema": 1, "fingerprint": "other", "finished": []})
-    assert "holds another run" in refusal(overrides)
-    write_json(tmp_path / "run/early_experience/state.json", {"schema": 9, "fingerprint": "other", "finished": []})
+    write_json(tmp_path / "run/early_experience/state.json", {"schema": 9, "identity": {}, "finished": []})
     assert "schema 9" in refusal(overrides)
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        config = hydra.compose("ppo_trainer", overrides)
+    early = parse(OmegaConf.to_container(config.early_experience, resolve=True))
+    other = identity_of(config, early) | {"early_experience.stages.imitation.lr": 1.0}
+    (tmp_path / "run/early_experience/state.json").unlink()
+    RunFolder(tmp_path / "run", other).finish("collect/world_model")
+    message = refusal(overrides)
+    assert "other settings or files" in message
+    assert f"early_experience.stages.imitation.lr: 1.0 then, {early.stages['imitation'].lr} now" in message
+    assert "early_experience.resume=force" in message
+    check([*overrides, "early_experience.resume=force"])
+    assert "resume_mode='disable'" in refusal(
+        [*overrides, "early_experience.resume=force", "trainer.resume_mode=disable"]
+    )
+
+
+def test_folder_that_a_job_works_in(overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verl_ee.trainer.run_folder.LOCK_SECONDS", 0)
+    with RunFolder(tmp_path / "run").hold():
+        message = refusal(overrides)
+    assert f"{tmp_path}/run' is in use by another job (process {os.getpid()} on " in message
+    check(overrides)
+
+
+def test_folder_that_cannot_be_written(overrides: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    message = refusal([*overrides, f"trainer.default_local_dir={tmp_path}/file/run"])
+    assert f"trainer.default_local_dir='{tmp_path}/file/run' cannot be written" in message
 
 
 @pytest.mark.parametrize(

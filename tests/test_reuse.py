@@ -74,7 +74,7 @@ def test_a_folder_with_another_collection_is_refused(tmp_path: Path) -> None:
         for other in ({"experts": "ffff"}, PROVENANCE | {"collect": "{}"}, {}):
             with pytest.raises(StoreError) as raised:
                 Collection(folder, few, environment, config, other)
-            for word in (str(folder), "another collection", "Choose another folder", "early_experience.collect.facts"):
+            for word in (str(folder), "another collection", "Choose another folder", "--facts=FOLDER"):
                 assert word in str(raised.value)
         assert Collection(folder, few, environment, config, PROVENANCE).closed == close
 

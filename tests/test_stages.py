@@ -11,12 +11,13 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
-import verl_ee.trainer.trainer as module
+import verl_ee.trainer.sources as module
 from verl_ee.config import parse
 from verl_ee.config.group import compose
 from verl_ee.envs.household.env import Household
 from verl_ee.experience.collector import Collected
 from verl_ee.experience.experts import write_experts
+from verl_ee.trainer.modes import EarlyExperienceTrainer
 from verl_ee.trainer.run_folder import RunFolder
 from verl_ee.trainer.summary import Summary
 
@@ -45,17 +46,22 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     keys["stages"]["imitation"]["epochs"] = 1
     seen: list[str] = []
     sums = {f"sums/{name}/{what}": [1.0] for name in ("world_model", "imitation") for what in ("nll", "tokens")}
-    trainer = object.__new__(module.EarlyExperienceTrainer)
+    trainer = object.__new__(EarlyExperienceTrainer)
     trainer.early = parse(keys)
-    trainer.folder = RunFolder(tmp_path / "run", "model")
+    trainer.folder = RunFolder(tmp_path / "run")
     trainer.summary = Summary.load(tmp_path / "run/early_experience/summary.json", 0)
     trainer.checkpoint_manager = Recorder(seen, {})
-    trainer.actor_rollout_wg = Recorder(seen, {"update_actor": {"metrics": {**sums, "grad_norm": [1.0]}}})
+    results = {"update_actor": {"metrics": {**sums, "grad_norm": [1.0]}}}
+    results |= {"checkpoint_bytes": [1], "policy_fingerprint": ["hash"]}
+    trainer.actor_rollout_wg = Recorder(seen, results)
     trainer.logger = Recorder([], {})
     trainer.tokenizer = AutoTokenizer.from_pretrained(ROOT / "examples/tiny_base/model")
     trainer.global_steps = 1
+    trainer.use_reference_policy, trainer.total_training_steps = False, 2
+    trainer.get_llm_client = lambda: None
     trainer.config = OmegaConf.create(
         {
+            "trainer": {"save_freq": 1, "resume_mode": "auto"},
             "data": {"max_prompt_length": 512, "max_response_length": 64},
             "actor_rollout_ref": {"actor": {"use_dynamic_bsz": True}},
         }
@@ -83,17 +89,18 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_servers_sleep_while_training_and_wake_with_new_weights(calls: list[str]) -> None:
-    merged = [name for index, name in enumerate(calls) if index == 0 or calls[index - 1] != name]
+    seen = [name for name in calls if name not in ("checkpoint_bytes", "policy_fingerprint")]
+    merged = [name for index, name in enumerate(seen) if index == 0 or seen[index - 1] != name]
     assert merged == [
         "collect",
-        *("sleep_replicas", "begin_stage", "update_actor", "update_weights", "validate"),
-        *("sleep_replicas", "begin_stage", "update_actor"),
+        *("sleep_replicas", "begin_stage", "update_actor", "save_stage", "update_weights", "validate"),
+        *("sleep_replicas", "begin_stage", "update_actor", "save_stage"),
         *("hand_over", "save 0", "exempt_from_rotation", "update_weights", "validate"),
     ]
 
 
 def test_every_stage_is_recorded_as_finished(calls: list[str], tmp_path: Path) -> None:
-    assert RunFolder(tmp_path / "run", "model").finished() == [
+    assert RunFolder(tmp_path / "run").finished() == [
         "collect/world_model",
         "world_model",
         "imitation",

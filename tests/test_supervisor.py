@@ -12,7 +12,7 @@ from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.errors import BranchError, EnvironmentFault
 from verl_ee.experience.player import TRIES
 from verl_ee.experience.supervisor import Supervisor
-from verl_ee.experience.work import Answer, Ask, Executed, Unit
+from verl_ee.experience.work import Answer, Ask, Executed, Unit, Used
 
 K, LENGTH, STEP = 9, 6, 2
 TRAJECTORY = expert("game 1", LENGTH)
@@ -40,7 +40,7 @@ def answers_of(way: str, marks: Path, unit: Unit | None = None, **trouble: Any) 
     # After as many times it is over, so that what tries for ever ends too.
     kwargs = {"forkable": True, "marks": str(marks), "times": 9, **trouble}
     environment = EnvironmentConfig(id=id_of(SavedTrouble if way == "snapshot" else Trouble), kwargs=kwargs)
-    limit = 1.0 if trouble["what"] == "hang" else 60.0
+    limit = 1.0 if trouble["what"].startswith("hang") else 60.0
     config = CollectConfig.model_validate({"way": way, "k": K, "step_timeout": limit})
     supervisor = Supervisor(environment, config, TRAJECTORY)
     try:
@@ -61,7 +61,7 @@ def check_outcomes(answers: list[Answer], missing: set[tuple[int, str]]) -> None
 
 
 KINDS = [
-    ("hang", "time limit", {"snapshot": "step_timeout=1", "fork": "SIGALRM", "replay": "step_timeout=1"}),
+    ("hang", "time limit", {"snapshot": "--step-timeout=1 s", "fork": "SIGALRM", "replay": "--step-timeout=1 s"}),
     ("fail", "raised", dict.fromkeys(("snapshot", "fork", "replay"), "RuntimeError: no pulse")),
     ("leave", "died", {"snapshot": "exit status 3", "fork": "without an answer", "replay": "exit status 3"}),
     ("kill", "died", dict.fromkeys(("snapshot", "fork", "replay"), "SIGKILL")),
@@ -92,6 +92,26 @@ def test_an_action_that_fails_once_is_tried_again(way: str, marks: Path, what: s
     check_outcomes(answers, set())
     (fault,) = (fault for answer in answers for fault in answer.faults)
     assert (fault.trajectory, fault.step, fault.action) == (3, STEP, None)
+
+
+@pytest.mark.parametrize("way", ["snapshot", "fork"], indirect=True)
+def test_an_environment_that_takes_the_alarm_for_itself_is_ended_from_outside(way: str, marks: Path) -> None:
+    answers = answers_of(way, marks, what="hang_deaf")
+    check_outcomes(answers, {(STEP, "press 5")})
+    faults = [fault for answer in answers for fault in answer.faults]
+    assert [(fault.kind, fault.action) for fault in faults] == [("time limit", None), ("time limit", "press 5")]
+    assert all("--step-timeout=1 s" in fault.message for fault in faults)
+    assert len(list(marks.iterdir())) == TRIES
+
+
+def test_what_a_host_spent_before_it_died_is_counted(way: str, marks: Path) -> None:
+    log = marks.parent / "log"
+    # Where nothing is declared, every host that is to fork tries it along the trajectory.
+    answers = answers_of(way, marks, what="kill_host", times=1, log=str(log), forkable=None)
+    check_outcomes(answers, set())
+    trial = 2 * LENGTH if way == "fork" else 0
+    used = sum((answer.used for answer in answers), Used())
+    assert used.env_steps + trial == len(log.read_text().splitlines())
 
 
 @pytest.mark.parametrize(

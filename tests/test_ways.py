@@ -23,7 +23,7 @@ from environments import (
     whole,
 )
 
-from verl_ee.config import CollectConfig, EnvironmentConfig
+from verl_ee.config import CollectConfig, EnvironmentConfig, parse
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import EnvironmentFault
 from verl_ee.experience.supervisor import Supervisor
@@ -65,7 +65,9 @@ def test_an_environment_that_declares_nothing_is_tried_along_the_whole_sample() 
 
 def test_an_environment_that_declares_against_it_is_replayed() -> None:
     assert chosen(Game, forkable=False) == ("replay", Used())
-    with pytest.raises(EnvironmentFault, match=r"way=fork, but .*Game-v0 cannot be forked.*forkable = False.*way=auto"):
+    with pytest.raises(
+        EnvironmentFault, match=r"--way=fork, but .*Game-v0 cannot be forked.*forkable = False.*--way=auto"
+    ):
         chosen(Game, "fork", forkable=False)
 
 
@@ -85,7 +87,7 @@ def test_what_a_child_would_share_or_lack_stands_against_a_fork(
     assert chosen(Owner, what=what, late=late, folder=str(tmp_path))[0] == "replay"
     with pytest.raises(EnvironmentFault) as raised:
         chosen(Owner, "fork", what=what, late=late, folder=str(tmp_path))
-    for word in ("early_experience.collect.way=fork", "Owner-v0 cannot be forked", "it owns", *words):
+    for word in ("--way=fork", "Owner-v0 cannot be forked", "it owns", *words):
         assert word in str(raised.value)
 
 
@@ -129,9 +131,17 @@ def test_a_nondeterministic_environment_is_never_replayed() -> None:
     assert chosen(Dice, forkable=True)[0] == "fork"
 
 
+def test_a_key_is_named_as_a_user_types_it() -> None:
+    stages = {"first": {"objectives": ["imitation"], "epochs": 1, "lr": 1e-4, "batch_size": 1}}
+    collect = {"mine": {"way": "snapshot"}}
+    job = {"method": "iwm", "environment": {"id": "?"}, "experts": "?", "stages": stages, "collect": collect}
+    with pytest.raises(EnvironmentFault, match=r"^early_experience\.collect\.mine\.way=snapshot, but .*mine\.way=auto"):
+        Supervisor(EnvironmentConfig(id=id_of(Game)), parse(job).collect["mine"], expert())
+
+
 @pytest.mark.parametrize("cls", [Game, Dice])
 def test_a_snapshot_that_is_not_there_cannot_be_asked_for(cls: type[Game]) -> None:
-    with pytest.raises(EnvironmentFault, match=r"early_experience.collect.way=snapshot, but .* has no snapshot\(\)"):
+    with pytest.raises(EnvironmentFault, match=r"^--way=snapshot, but .* has no snapshot\(\)"):
         chosen(cls, "snapshot", forkable=True)
 
 

@@ -81,12 +81,16 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
     inspect.set_defaults(run=_inspect)
 
-    export = commands.add_parser("export", help="write examples in a form that others read")
-    _environment(export)
-    export.add_argument("--experts", type=Path, required=True, help="expert file")
-    export.add_argument("--store", type=Path, help="folder of a store: examples of the world model")
-    export.add_argument("--reflections", type=Path, help="<run>/early_experience: examples of reflection")
-    export.add_argument("--history-length", type=int, default=8, help="past turns in a prompt (default 8)")
+    export = commands.add_parser("export", help="write what a run learns from in a form that others read")
+    export.add_argument("--run", type=Path, dest="folder", help="trainer.default_local_dir of a run")
+    export.add_argument("--env", metavar="ID", help="without a run: Gymnasium id")
+    _arguments(export)
+    export.add_argument("--experts", type=Path, help="without a run: expert file")
+    export.add_argument("--store", type=Path, help="without a run: folder of branches, for the world model")
+    export.add_argument("--reflections", type=Path, help="without a run: folder of rationales, for reflection")
+    export.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="of early_experience, as world_model.target=difference"
+    )
     export.add_argument("--format", choices=("messages", "verl-sft"), required=True, help="JSON lines, or Parquet")
     export.add_argument("--out", type=Path, required=True, help="folder")
     export.set_defaults(run=_export)
@@ -144,6 +148,7 @@ def _make(args: argparse.Namespace) -> Any:
 _COLLECT = {
     "alternatives": "admissible (K of the listed actions) or exhaustive (all)",
     "k": "alternatives per state",
+    "withhold_expert_tool": "leave out alternatives that use the expert's tool: true or false",
     "seed": "of the choice of alternatives",
     "include_expert_transition": "record the expert's own outcome too: true or false",
     "way": "auto, snapshot, fork or replay",
@@ -312,13 +317,22 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from verl_ee.config import EnvironmentConfig
-    from verl_ee.experience.experts import load_experts
-    from verl_ee.objectives.formats import export_messages, export_parquet, rows_of
+    from verl_ee.config import EnvironmentConfig, parse
+    from verl_ee.objectives.export import keys_of_files, keys_of_run, override, rows_of
+    from verl_ee.objectives.formats import export_messages, export_parquet
 
-    environment = EnvironmentConfig(id=args.env, kwargs=_kwargs(args))
-    experts = load_experts(args.experts, environment.id, environment.kwargs)
-    rows = rows_of(experts, environment, args.history_length, args.store, args.reflections)
+    named = [args.env, args.experts, args.store, args.reflections, *args.kwarg]
+    if args.folder is not None:
+        if any(item is not None for item in named):
+            raise ConfigError("--run names environment and files. Leave the others out; KEY=VALUE changes a setting.")
+        keys, own = keys_of_run(args.folder), args.folder / "early_experience"
+    elif args.env is None or args.experts is None:
+        raise ConfigError("Say what is exported: --run FOLDER of a run, or --env ID and --experts FILE.")
+    else:
+        environment = EnvironmentConfig(id=args.env, kwargs=_kwargs(args))
+        keys = keys_of_files(environment, args.experts, args.store, args.reflections)
+        own = args.reflections or args.store or args.experts.parent
+    rows = rows_of(parse(override(keys, args.settings)), own)
     write = export_messages if args.format == "messages" else export_parquet
     for path, count in write(args.out, rows).items():
         print(f"{count} examples in {path}")

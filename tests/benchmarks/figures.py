@@ -52,6 +52,16 @@ class AtLeast:
 
 
 @dataclass(frozen=True)
+class AtMost:
+    """A threshold from above."""
+
+    value: float
+
+    def holds(self, measured: Any) -> bool:
+        return isinstance(measured, int | float) and measured <= self.value
+
+
+@dataclass(frozen=True)
 class Exactly:
     """A threshold that is a count."""
 
@@ -71,9 +81,9 @@ class Within:
         return isinstance(measured, int | float) and self.value[0] <= measured <= self.value[1]
 
 
-Threshold = AtLeast | Exactly | Within
+Threshold = AtLeast | AtMost | Exactly | Within
 Thresholds = Mapping[str, Threshold]
-_NAMES: dict[type[Threshold], str] = {AtLeast: "at_least", Exactly: "exactly", Within: "within"}
+_NAMES: dict[type[Threshold], str] = {AtLeast: "at_least", AtMost: "at_most", Exactly: "exactly", Within: "within"}
 
 
 class Report:

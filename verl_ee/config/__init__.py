@@ -12,6 +12,7 @@ from verl_ee.config.schema import (
     built,
     check_sets,
     collect_config,
+    needs_experts,
     parse,
     sets_of,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "built",
     "check_sets",
     "collect_config",
+    "needs_experts",
     "parse",
     "sets_of",
 ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from verl_ee.errors import ConfigError, did_you_mean
 
 ROOT = "early_experience"
 Objective = Literal["world_model", "imitation", "reflection"]
+RESERVED = ("base", "collect", "reflect", "summarise", "hand_over", "grpo", "store", "facts")
+"""Names of other stages and folders of a run."""
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -46,6 +48,10 @@ class CollectConfig(_Frozen):
     predicting. `replace`: by a listed action that is not used yet, by chance (paper, section B.1: reflection)."""
     extra_admissible: Annotated[int, Field(ge=0)] = 0
     """For `mixture`: listed actions besides the policy's K."""
+    withhold_expert_tool: bool = False
+    """Leave out every alternative that uses the expert's tool, and do not list it to a policy that proposes: what is
+    tried then differs in kind, not in arguments alone (paper, appendix B: Tau-Bench). The tool of an action is the
+    `name` of a JSON tool call, else its first word."""
     include_expert_transition: bool = True
     """Also record what the expert's own action led to."""
     way: Literal["auto", "snapshot", "fork", "replay"] = "auto"
@@ -67,6 +73,11 @@ class CollectConfig(_Frozen):
     own."""
     seed: int = 0
     """Seed of the choice of alternatives."""
+    _set: str = PrivateAttr("")
+
+    def key(self, name: str) -> str:
+        """Return a key as a user writes it: in full where the config is one of a job's sets, else as an option."""
+        return f"{ROOT}.collect.{self._set}.{name}" if self._set else f"--{name.replace('_', '-')}"
 
 
 class WorldModelConfig(_Frozen):
@@ -74,11 +85,16 @@ class WorldModelConfig(_Frozen):
 
     collect: str = "world_model"
     """Set of branches in `collect`."""
-    target: Literal["raw", "difference", "template"] = "raw"
+    target: Literal["raw", "difference", "template", "summary"] = "raw"
     """Text to predict. `raw`: the observation as it came (paper, section B.1: ALFWorld). `difference`: its lines that
-    the state does not show, and those that are gone. `template`: what `template` says."""
+    the state does not show, and those that are gone. `template`: what `template` says. `summary`: what a language model
+    wrote of it, told the task and the action (appendix B: WebShop, SearchQA, WebArena)."""
     template: str | None = None
     """For `target=template`: text with $task, $observation, $action, $outcome, $verdict and $end."""
+    writer: Literal["policy", "endpoint"] = "policy"
+    """For `target=summary`: who writes. `policy`: the policy of the job, through its rollout servers (appendix B:
+    SearchQA, WebArena). `endpoint`: an OpenAI-compatible server. Server, temperature and length are those of
+    `reflection`: a job has one such server, and rationales and summaries are asked for in the same way."""
     budget: Literal["full", "matched", "one_to_one"] = "full"
     """`full`: every branch, then the full imitation budget, as in the authors' released settings. `matched`: branches
     are sampled so that both stages together take as many steps as imitation alone (paper, section 5.1). `one_to_one`:
@@ -94,7 +110,7 @@ class WorldModelConfig(_Frozen):
 
 
 class EndpointConfig(_Frozen):
-    """An OpenAI-compatible server that writes rationales."""
+    """An OpenAI-compatible server that writes rationales and summaries."""
 
     url: str = ""
     """Base URL, for instance `http://localhost:8000/v1`."""
@@ -111,7 +127,8 @@ class EndpointConfig(_Frozen):
     max_failures: Annotated[int, Field(ge=0)] = 8
     """Requests in a row that may fail before the run stops."""
     token_limit: Annotated[int, Field(ge=1)] | None = None
-    """Tokens, read and written, after which nothing more is asked; null: no limit."""
+    """Tokens, read and written, after which nothing more is asked; a run takes less than one request more. null: no
+    limit."""
 
 
 class ReflectionConfig(_Frozen):
@@ -125,11 +142,11 @@ class ReflectionConfig(_Frozen):
     """Who writes. `policy`: the policy of the job, through its rollout servers (paper, section 4.3). `endpoint`: an
     OpenAI-compatible server. `template`: a rule, for models too small to write."""
     endpoint: EndpointConfig = EndpointConfig()
-    """For `writer=endpoint`."""
+    """For `writer=endpoint`, also of the world model."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.9
-    """Of the rationales (paper, appendix B: TravelPlanner)."""
+    """Of the rationales (paper, appendix B: TravelPlanner), and of the world model's summaries."""
     max_tokens: Annotated[int, Field(ge=1)] = 1024
-    """Tokens of a rationale; one that reaches the limit is cut off, and rejected."""
+    """Tokens of a rationale or a summary; one that reaches the limit is cut off, and not learned."""
     gates: tuple[str, ...] = (
         "length",
         "label_words",
@@ -161,6 +178,17 @@ class StageConfig(_Frozen):
     """Seed of the order of the examples."""
 
 
+class HandOverConfig(_Frozen):
+    """What GRPO begins with, besides the mid-trained policy."""
+
+    optimizer: Literal["fresh", "keep"] = "fresh"
+    """Adam's moments. `fresh`: from nothing, as a job that starts from a checkpoint's weights would; those of a
+    supervised loss have another scale. `keep`: as the last stage left them. Learning rate and schedule are GRPO's."""
+    reference: Literal["mid_trained", "base"] = "mid_trained"
+    """Policy that GRPO's KL term pulls to. `mid_trained`: the policy as it was handed over, also after a resume.
+    `base`: `actor_rollout_ref.model.path`, which would undo mid-training."""
+
+
 class EarlyExperienceConfig(_Frozen):
     """Everything under `early_experience`."""
 
@@ -176,13 +204,17 @@ class EarlyExperienceConfig(_Frozen):
     max_turns: Annotated[int, Field(ge=1)] = 30
     """Turns after which an episode ends in GRPO and in evaluation."""
     max_dropped: Fraction = 0.01
-    """Share of a stage's examples that may be over the length limit before the run stops."""
+    """Share of a stage's examples that may be over the length limit, and of the summaries that may be empty or cut off,
+    before the run stops."""
     evaluate: bool = True
     """Run verl's validation after every stage."""
     stores: dict[str, str] = {}
     """Folders that `verl-ee collect` or another run has collected, by set; such a set is not collected."""
     examples: str | None = None
     """Rows file of `verl-ee import`: an objective that has rows in it learns these, and nothing is collected for it."""
+    demonstrations: str | None = None
+    """Parquet file of dataset rows with the `expert_responses` to each: imitation learns what the job's own agent loops
+    make of them, in place of the expert file."""
     prices: str | None = None
     """Price table (YAML, see docs/configuration.md); the summary then says what collecting came to."""
     collect: dict[str, CollectConfig] = {}
@@ -191,6 +223,18 @@ class EarlyExperienceConfig(_Frozen):
     reflection: ReflectionConfig = ReflectionConfig()
     stages: dict[str, StageConfig]
     """Stages in the order in which they run."""
+    save_freq: Annotated[int, Field(ge=0)] = 500
+    """Optimizer steps between two checkpoints of a stage; 0: at its end alone. A job that is killed goes on from the
+    newest; of a stage that has ended the last one is kept."""
+    hand_over: HandOverConfig = HandOverConfig()
+    resume: Literal["strict", "force"] = "strict"
+    """What becomes of a run whose settings or files have changed since. `strict`: refused, with the differences.
+    `force`: it goes on; what has finished stays, and a stage whose examples changed is trained again."""
+
+    def model_post_init(self, _: Any) -> None:
+        """Tell every set its name."""
+        for name, item in self.collect.items():
+            item._set = name
 
 
 def parse(node: Mapping[str, Any]) -> EarlyExperienceConfig:
@@ -207,15 +251,31 @@ def parse(node: Mapping[str, Any]) -> EarlyExperienceConfig:
         problems = [_describe(item, node) for item in wrong]
         raise ConfigError("\n".join(problems)) from None
     for key, value in (("environment.id", config.environment.id), ("experts", config.experts)):
-        if value == "???":
+        if value == "???" and needs_experts(config):
             raise ConfigError(f"{ROOT}.{key} has no value. Add {ROOT}.{key}=... to the command line.")
     if not config.stages:
         raise ConfigError(f"{ROOT}.stages is empty. Name at least one stage.")
+    for name in config.stages:
+        if name in RESERVED or not name.isidentifier():
+            raise ConfigError(
+                f"{ROOT}.stages.{name}: a stage's name is also its folder's. Use letters, digits and _, and none of "
+                f"{', '.join(RESERVED)}."
+            )
     if config.examples is None:
         check_sets(config)
     if config.world_model.target == "template" and config.world_model.template is None:
         raise ConfigError(f"{ROOT}.world_model.target='template' needs {ROOT}.world_model.template='...'.")
+    _check_budget(config)
     return config
+
+
+def _check_budget(config: EarlyExperienceConfig) -> None:
+    for name, stage in config.stages.items():
+        if config.world_model.budget == "matched" and {"world_model", "imitation"} <= set(stage.objectives):
+            raise ConfigError(
+                f"{ROOT}.world_model.budget='matched' shares steps between stages, but {ROOT}.stages.{name} learns the "
+                "world model and imitation in one. Use budget=full or one_to_one, or two stages."
+            )
 
 
 def built(config: EarlyExperienceConfig, given: Collection[Objective] = ()) -> list[Objective]:
@@ -227,6 +287,11 @@ def built(config: EarlyExperienceConfig, given: Collection[Objective] = ()) -> l
     """
     used = [o for stage in config.stages.values() for o in stage.objectives if o not in given]
     return list(dict.fromkeys(used))
+
+
+def needs_experts(config: EarlyExperienceConfig) -> bool:
+    """Return whether a job visits the states of an expert file: not if it imitates `demonstrations` alone."""
+    return config.demonstrations is None or built(config) != ["imitation"]
 
 
 def sets_of(config: EarlyExperienceConfig, given: Collection[Objective] = ()) -> list[str]:
@@ -301,6 +366,7 @@ def _fields_at(path: list[str]) -> list[str]:
         "environment": EnvironmentConfig,
         "world_model": WorldModelConfig,
         "reflection": ReflectionConfig,
+        "hand_over": HandOverConfig,
     }
     if not path:
         return list(EarlyExperienceConfig.model_fields)

@@ -10,6 +10,7 @@ from verl_ee.experience.plan import Place, Plan
 from verl_ee.experience.proposers import Proposals, Proposer, Question
 from verl_ee.experience.rendering import canonical
 from verl_ee.experience.states import expert_states
+from verl_ee.experience.work import Used
 
 BATCH_STATES = 64
 """States whose alternatives are proposed together."""
@@ -110,7 +111,7 @@ class Asker:
                     f"The proposer offered the expert's own action {expert!r} as an alternative (trajectory "
                     f"{place.trajectory}, step {place.step}). Leave it out."
                 )
-            self._plan.proposals[place] = tuple(alternatives)
+            self._plan.note(place, alternatives, Used())
 
 
 def _batches(trajectories: Sequence[list[Place]]) -> Iterator[list[Place]]:

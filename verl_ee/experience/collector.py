@@ -52,6 +52,7 @@ DECISIVE = (
     "draws",
     "unlisted",
     "extra_admissible",
+    "withhold_expert_tool",
     "include_expert_transition",
     "seed",
 )
@@ -123,11 +124,12 @@ class Collection:
         """
         self.folder, self._environment, self._config = folder, environment, config
         self._provenance = dict(provenance)
-        self.closed = _is_closed(folder, self._provenance)
+        sharing = config.key("facts")
+        self.closed = _is_closed(folder, self._provenance, sharing)
         if self.closed:
             # A kill between the tables and the end of their making leaves these behind.
             shutil.rmtree(folder / "parts", ignore_errors=True)
-        run = _open_run(folder, self._provenance)
+        run = _open_run(folder, self._provenance, sharing)
         shared = None if config.facts is None else Path(config.facts).expanduser()
         self._facts = Facts(shared or folder / "parts" / "facts")
         self._journal = Journal(folder / "parts" / "answers")
@@ -221,14 +223,11 @@ class Collection:
         if answer.lost:
             self._lost[place] = answer.faults[-1]
             return
-        if place not in self.plan.proposals:
-            self.plan.proposals[place] = tuple(Proposal(action, self._config.alternatives) for action in answer.actions)
+        self.plan.note(place, [Proposal(action, self._config.alternatives) for action in answer.actions], answer.used)
         executed = [*answer.executed, *([answer.expert] if answer.expert else [])]
         self._facts.add(self._transition(place, outcome) for outcome in executed)
         missing = {fault.action: fault for fault in answer.faults if fault.action is not None}
         self._failed.update({(place, action): fault for action, fault in missing.items()})
-        if not missing:
-            self.plan.note(place, answer.used)
 
     def _transition(self, place: Place, outcome: Executed) -> Transition:
         trajectory, state = self.plan.trajectories[place.trajectory], self.plan.key(place)
@@ -245,7 +244,7 @@ class Collection:
         )
 
     def _flush(self) -> None:
-        # In this order: an answer on disk points to facts on disk.
+        # In this order: what was spent on disk is what facts on disk took.
         self._facts.flush()
         self._journal.flush()
 
@@ -261,7 +260,7 @@ class Collection:
                     str(fault) for _, fault in sorted(faults.items(), key=lambda item: str(item[1]))[:3]
                 )
                 raise BranchError(
-                    f"{len(faults)} of {total} {what}, more than early_experience.collect.{key}={allowed:g} allows. "
+                    f"{len(faults)} of {total} {what}, more than {self._config.key(key)}={allowed:g} allows. "
                     "The expert file may not describe this environment, or the environment is not deterministic: try "
                     f"`verl-ee envs check {self._environment.id}`. What has been executed is kept. First:\n  {shown}"
                 )
@@ -322,7 +321,7 @@ def _branch(place: Place, order: int, proposal: Proposal, key: str) -> Branch:
     return Branch(place.trajectory, place.step, order, *origin, key)
 
 
-def _is_closed(folder: Path, provenance: Mapping[str, str]) -> bool:
+def _is_closed(folder: Path, provenance: Mapping[str, str], sharing: str) -> bool:
     """Return whether a folder holds the finished tables of these inputs.
 
     Raises:
@@ -330,11 +329,11 @@ def _is_closed(folder: Path, provenance: Mapping[str, str]) -> bool:
     """
     if not ((folder / BRANCHES).exists() and (folder / TRANSITIONS).exists()):
         return False
-    _check_same(folder, read_provenance(folder), provenance)
+    _check_same(folder, read_provenance(folder), provenance, sharing)
     return True
 
 
-def _open_run(folder: Path, provenance: Mapping[str, str]) -> str:
+def _open_run(folder: Path, provenance: Mapping[str, str], sharing: str) -> str:
     """Return the id of the collection in a folder; a new one is given to a new folder."""
     path = folder / "run.json"
     if not path.exists():
@@ -348,15 +347,14 @@ def _open_run(folder: Path, provenance: Mapping[str, str]) -> str:
         raise StoreError(f"{path} cannot be read ({error}). Delete {folder} and collect again.") from None
     if schema > SCHEMA:
         raise StoreError(f"{path} has schema {schema}; this verl_ee reads up to {SCHEMA}. Update verl_ee.")
-    _check_same(folder, found, provenance)
+    _check_same(folder, found, provenance, sharing)
     return run
 
 
-def _check_same(folder: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+def _check_same(folder: Path, found: Mapping[str, str], expected: Mapping[str, str], sharing: str) -> None:
     for key in sorted({*found, *expected} - {"schema"}):
         if found.get(key) != expected.get(key):
             raise StoreError(
                 f"{folder} holds another collection: its {key} is {found.get(key)}, this one's is {expected.get(key)}. "
-                "Choose another folder; early_experience.collect.facts=FOLDER (--facts) lets collections share what "
-                "they execute."
+                f"Choose another folder; {sharing}=FOLDER lets collections share what they execute."
             )

@@ -14,7 +14,7 @@ from verl_ee.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class Cost:
-    """Quantities of a stage.
+    """Quantities of a stage; a lower bound where a run was killed or a Ray worker lost, with what it had not reported.
 
     Attributes:
         env_steps: environment steps executed, replay included.

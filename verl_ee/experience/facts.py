@@ -147,11 +147,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Done:
-    """A state that has been answered in full.
+    """A state whose alternatives are decided.
 
     Attributes:
         proposals: its alternatives, in order.
-        used: what its execution took.
+        used: what its execution has taken.
     """
 
     proposals: tuple[Proposal, ...]
@@ -159,10 +159,10 @@ class Done:
 
 
 class Journal:
-    """The answered states of one run.
+    """What was proposed and spent at the states of one run; which outcomes are known is for the facts to say.
 
-    Args:
-        folder: where they are kept.
+    Attributes:
+        done: by trajectory and step.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -171,11 +171,11 @@ class Journal:
         self.done: dict[tuple[int, int], Done] = {}
         for row in self.parts.read():
             proposals = tuple(Proposal(**proposal) for proposal in row["proposals"])
-            self.done[row["trajectory"], row["step"]] = Done(proposals, Used(row["env_steps"], row["resets"]))
+            self._keep(row["trajectory"], row["step"], Done(proposals, Used(row["env_steps"], row["resets"])))
 
     def add(self, trajectory: int, step: int, done: Done) -> None:
-        """Add a state."""
-        self.done[trajectory, step] = done
+        """Add a state, or what was spent on it since it was added."""
+        self._keep(trajectory, step, done)
         row = {"trajectory": trajectory, "step": step, "proposals": [dict(vars(item)) for item in done.proposals]}
         self._new.append(row | vars(done.used))
 
@@ -183,3 +183,7 @@ class Journal:
         """Write what was added since the last time."""
         new, self._new = self._new, []
         self.parts.write(new)
+
+    def _keep(self, trajectory: int, step: int, done: Done) -> None:
+        before = self.done.get((trajectory, step), Done(done.proposals, Used()))
+        self.done[trajectory, step] = Done(before.proposals, before.used + done.used)

@@ -105,13 +105,10 @@ class Plan:
         left = tuple(ask for ask in asks if ask is not None)
         return Unit(index, trajectory, left) if left else None
 
-    def note(self, place: Place, used: Used) -> bool:
-        """Journal a state if every outcome of it is known, and return whether that is so."""
-        if self.missing(place):
-            return False
-        if (place.trajectory, place.step) not in self._journal.done:
-            self._journal.add(place.trajectory, place.step, Done(self.proposals[place], used))
-        return True
+    def note(self, place: Place, proposals: Sequence[Proposal], used: Used) -> None:
+        """Journal a state's alternatives, which it keeps from then on, and what was spent on it."""
+        kept = self.proposals.setdefault(place, tuple(proposals))
+        self._journal.add(place.trajectory, place.step, Done(kept, used))
 
     def _wanted(self, place: Place) -> list[str]:
         expert = self.trajectories[place.trajectory].steps[place.step].action
@@ -127,13 +124,11 @@ class Plan:
         proposals = self.proposals.get(place)
         if proposals is None:
             return Ask(place.step, None, tuple(sorted(known)), wants_expert)
-        if not self.note(place, Used()):
-            actions = [canonical(action) for action in self._wanted(place)]
-            planned.update(actions)
-            if any(action not in known for action in actions):
-                alternatives = tuple(proposal.action for proposal in proposals)
-                return Ask(place.step, alternatives, tuple(sorted(known)), wants_expert)
-        return None
+        actions = [canonical(action) for action in self._wanted(place)]
+        planned.update(actions)
+        if all(action in known for action in actions):
+            return None
+        return Ask(place.step, tuple(proposal.action for proposal in proposals), tuple(sorted(known)), wants_expert)
 
 
 def split(units: Sequence[Unit], way: str, workers: int, listed: int) -> list[Unit]:

@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium
 
 from verl_ee.envs import ExpertStep, ExpertTrajectory, Snapshots
+from verl_ee.experience.gauge import Gauge
 from verl_ee.experience.work import Executed, Fault, LostError, Used, text_of
 
 TRIES = 2
@@ -27,26 +28,29 @@ class Seen:
 
 
 @contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
+def time_limit(seconds: float | None, gauge: Gauge) -> Iterator[None]:
     """End this process with SIGALRM if the block takes longer than `seconds`; None sets no limit.
 
-    A signal is the one limit that also holds where a step hangs outside Python.
+    A signal also holds where a step hangs outside Python. An environment may use the same signal for itself: the gauge
+    tells the supervisor when to end this process from outside.
     """
     if seconds is None:
         yield
         return
+    gauge.allow(seconds)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        gauge.ease()
 
 
 class Holder:
     """Holds an environment that lives for many trajectories, and makes it anew after it failed.
 
     Attributes:
-        used: steps and resets so far.
+        gauge: what it counts on, shared with what is forked from this process.
     """
 
     def __init__(
@@ -54,16 +58,22 @@ class Holder:
         make: Callable[[], gymnasium.Env[str, str]],
         step_limit: float | None = None,
         start_limit: float | None = None,
+        gauge: Gauge | None = None,
     ) -> None:
         self._make, self._step_limit, self._start_limit = make, step_limit, start_limit
         self._env: gymnasium.Env[str, str] | None = None
-        self.used = Used()
+        self.gauge = gauge or Gauge()
+
+    @property
+    def used(self) -> Used:
+        """Steps and resets so far."""
+        return self.gauge.used
 
     @property
     def env(self) -> gymnasium.Env[str, str]:
         """The environment, made if there is none."""
         if self._env is None:
-            with time_limit(self._start_limit):
+            with time_limit(self._start_limit, self.gauge):
                 self._env = self._make()
         return self._env
 
@@ -72,12 +82,12 @@ class Holder:
         env, self._env = self._env, None
         if env is not None:
             # A failed environment may fail to close; it is gone either way.
-            with contextlib.suppress(Exception), time_limit(self._step_limit):
+            with contextlib.suppress(Exception), time_limit(self._step_limit, self.gauge):
                 env.close()
 
     def reset(self, seed: int | None, task: str) -> Seen:
         """Begin an episode."""
-        self.used += Used(resets=1)
+        self.gauge.count(Used(resets=1))
         env = self.env
         with self._guarded("reset", self._start_limit):
             observation, info = env.reset(seed=seed, options={"task": task})
@@ -85,7 +95,7 @@ class Holder:
 
     def step(self, action: str) -> tuple[Seen, bool]:
         """Execute an action, and return what is seen and whether the episode ended. Its reward is not read."""
-        self.used += Used(env_steps=1)
+        self.gauge.count(Used(env_steps=1))
         env = self.env
         with self._guarded(f"the action {action!r}", self._step_limit):
             observation, _, terminated, truncated, info = env.step(action)
@@ -112,7 +122,7 @@ class Holder:
     @contextmanager
     def _guarded(self, what: str, limit: float | None) -> Iterator[None]:
         try:
-            with time_limit(limit):
+            with time_limit(limit, self.gauge):
                 yield
         except Exception as error:
             self.discard()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from verl_ee.config import CollectConfig
@@ -90,7 +92,8 @@ def listed_proposals(
         listed: what the environment lists there, in its order.
     """
     k = config.k if config.alternatives == "admissible" else len(listed)
-    actions = sample_admissible(listed, trajectory.steps[step].action, k, seed_of(config, trajectory.task, step))
+    expert = trajectory.steps[step].action
+    actions = sample_admissible(tried(listed, expert, config), expert, k, seed_of(config, trajectory.task, step))
     return tuple(Proposal(action, config.alternatives) for action in actions)
 
 
@@ -110,19 +113,54 @@ def sample_admissible(listed: Sequence[str], expert: str, k: int, seed: str) -> 
     return random.Random(seed).sample(pool, len(pool))[:k]
 
 
+def shown(question: Question, config: CollectConfig) -> State:
+    """Return the state that a policy is asked in: without the actions that `withhold_expert_tool` keeps from it."""
+    listed = question.state.admissible_actions
+    if listed is None:
+        return question.state
+    return replace(question.state, admissible_actions=tuple(tried(listed, question.expert, config)))
+
+
+def tried(actions: Sequence[str], expert: str, config: CollectConfig) -> Sequence[str]:
+    """Return the actions that may be alternatives: all, or those with another tool than the expert's."""
+    if not config.withhold_expert_tool:
+        return actions
+    return [action for action in actions if tool_of(action) != tool_of(expert)]
+
+
+def tool_of(action: str) -> str:
+    """Return the `name` of a JSON tool call, else the first word of the canonical action.
+
+    A call may stand between `<tool_call>` and `</tool_call>`; a word ends before a bracket, so that the tool of
+    `search[red mug]` is `search`.
+    """
+    text = canonical(action)
+    try:
+        call = json.loads(text.removeprefix("<tool_call>").removesuffix("</tool_call>"))
+    except (ValueError, RecursionError):
+        call = None
+    if isinstance(call, dict) and isinstance(call.get("name"), str):
+        return str(call["name"])
+    word = re.search(r"[\w.-]+", text)
+    return word.group(0) if word else ""
+
+
 def policy_proposals(drawn: Iterable[Proposal], config: CollectConfig, question: Question) -> tuple[Proposal, ...]:
     """Return the alternatives of a state from what a policy sampled there.
 
     The first K that differ from each other and from the expert's action in canonical form are taken. One that the
-    environment does not list is kept or replaced (`unlisted`), and `mixture` adds listed ones.
+    environment does not list is kept or replaced (`unlisted`), and `mixture` adds listed ones. None has the expert's
+    tool if that is withheld.
 
     Args:
         drawn: in the order of the draws.
         config: K and the choices above.
         question: the state.
     """
-    kept = distinct(drawn, question.expert, config.k)
-    listed = question.state.admissible_actions
+    drawn = list(drawn)
+    allowed = set(tried([item.action for item in drawn], question.expert, config))
+    kept = distinct([item for item in drawn if item.action in allowed], question.expert, config.k)
+    listed = shown(question, config).admissible_actions
     if listed is None:
         return kept
     forms = {canonical(action) for action in listed}

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,11 +13,9 @@ from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import BranchError, EnvironmentFault
 from verl_ee.experience.host import BEGIN, DONE, FATAL, READY
 from verl_ee.experience.player import TRIES
+from verl_ee.experience.process import HostProcess
 from verl_ee.experience.rendering import canonical
-from verl_ee.experience.work import ANSWER, TRAJECTORY, UNIT, Answer, Ask, Fault, Unit, Used, receive, send
-
-_QUIET = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-"""A host has one thread, or it could not be forked."""
+from verl_ee.experience.work import ANSWER, TRAJECTORY, UNIT, Answer, Ask, Fault, LostError, Unit, Used
 
 
 class Supervisor:
@@ -43,11 +37,15 @@ class Supervisor:
         Raises:
             EnvironmentFault: if the environment cannot be made, or has no way back to a state.
         """
-        opening = {"environment": environment.model_dump(mode="json"), "collect": config.model_dump(mode="json")}
-        opening["sample"] = TRAJECTORY.dump_python(sample, mode="json")
+        opening = {
+            "environment": environment.model_dump(mode="json"),
+            "collect": config.model_dump(mode="json"),
+            "way_key": config.key("way"),
+            "sample": TRAJECTORY.dump_python(sample, mode="json"),
+        }
         self._opening, self._config, self._id = json.dumps(opening).encode(), config, environment.id
-        self.way, self.trial = "", Used()
-        self._start()
+        self.way = ""
+        self.trial = self._start()
 
     def branch(self, unit: Unit) -> Iterator[Answer]:
         """Yield an answer for every state of a unit, in order.
@@ -57,22 +55,26 @@ class Supervisor:
         """
         deaths: Counter[tuple[int, str | None]] = Counter()
         asks, faults, lost = list(unit.asks), list[Fault](), list[Answer]()
+        wasted = Used()
         while asks:
             at: tuple[int, str | None] = (asks[0].step, None)
-            reason = ""
+            kind = reason = ""
+            before, answered = self._host.gauge.used, Used()
             for message in self._run(replace(unit, asks=tuple(asks))):
                 if isinstance(message, Answer):
                     faults, mine = [], tuple(faults)
+                    wasted, spent = Used(), message.used + wasted
+                    answered += message.used
                     asks.pop(0)
-                    yield replace(message, faults=(*mine, *message.faults))
-                elif isinstance(message, str):
-                    reason = message
+                    yield replace(message, faults=(*mine, *message.faults), used=spent)
+                elif isinstance(message, LostError):
+                    kind, reason = message.kind, str(message)
                 else:
                     at = message
             if not asks:
                 break
-            self._start()
-            kind = "time limit" if signal.SIGALRM.name in reason else "died"
+            # What a dead host had not answered for, and what its successor tried before it was ready.
+            wasted += self._host.gauge.used - before - answered + self._start()
             step, action = at
             deaths[at] += 1
             if deaths[at] < TRIES:
@@ -86,28 +88,21 @@ class Supervisor:
                 # What was branched before is executed again: its answer waited for the state that was not reached.
                 asks = [ask for ask in asks if ask.step < step]
         if lost:
-            yield replace(lost[0], faults=(*faults, *lost[0].faults))
+            yield replace(lost[0], faults=(*faults, *lost[0].faults), used=wasted)
             yield from lost[1:]
 
     def close(self) -> None:
         """End the host."""
-        process = self._process
-        for pipe in (process.stdin, process.stdout):
-            try:
-                pipe.close()  # type: ignore[union-attr]
-            except OSError:
-                continue
-        process.kill()
-        process.wait()
+        self._host.end()
 
-    def _run(self, unit: Unit) -> Iterator[Answer | tuple[int, str | None] | str]:
-        """Yield what the host says about a unit; a text is why it ended before the unit was done."""
+    def _run(self, unit: Unit) -> Iterator[Answer | tuple[int, str | None] | LostError]:
+        """Yield what the host says about a unit; an error is why it ended before the unit was done."""
         try:
-            send(self._process.stdin, UNIT.dump_json(unit))  # type: ignore[arg-type]
+            self._host.send(UNIT.dump_json(unit))
         except OSError:
             yield self._death()
             return
-        while (content := receive(self._process.stdout)) is not None:  # type: ignore[arg-type]
+        while (content := self._host.receive()) is not None:
             kind, value = _parsed(content)
             if kind == DONE:
                 return
@@ -116,37 +111,35 @@ class Supervisor:
             yield (value[0], value[1]) if kind == BEGIN else value
         yield self._death()
 
-    def _start(self) -> None:
+    def _start(self) -> Used:
+        """Start a host, in place of one that has died, and return what it spent until it was ready."""
         if self.way:
             self.close()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "verl_ee.experience.host"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | _QUIET | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
+        self._host = HostProcess()
         try:
-            send(self._process.stdin, self._opening)  # type: ignore[arg-type]
-            content = receive(self._process.stdout)  # type: ignore[arg-type]
+            self._host.send(self._opening)
+            content = self._host.receive()
         except OSError:
             content = None
         if content is None:
-            raise BranchError(f"{self._id} could not be started: {self._death()}. Try `verl-ee envs check {self._id}`.")
+            death = self._death()
+            self.close()
+            raise BranchError(f"{self._id} could not be started: {death}. Try `verl-ee envs check {self._id}`.")
         kind, value = _parsed(content)
         if kind != READY:
+            self.close()
             raise EnvironmentFault(str(value))
-        self.way = value["way"]
-        self.trial += Used(value["env_steps"], value["resets"])
+        self.way = value
+        return self._host.gauge.used
 
-    def _death(self) -> str:
-        code = self._process.wait()
-        if code == -signal.SIGALRM:
-            return (
-                f"a step took longer than early_experience.collect.step_timeout={self._config.step_timeout:g} s, or a "
-                f"reset longer than start_timeout={self._config.start_timeout:g} s ({signal.SIGALRM.name})"
-            )
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        return f"the process of the environment ended ({how})"
+    def _death(self) -> LostError:
+        how = self._host.wait()
+        if not self._host.hung:
+            return LostError("died", f"the process of the environment ended ({how})")
+        step, start = (
+            f"{self._config.key(name)}={getattr(self._config, name):g} s" for name in ("step_timeout", "start_timeout")
+        )
+        return LostError("time limit", f"a step took longer than {step}, or a reset longer than {start} ({how})")
 
 
 def _parsed(content: bytes) -> tuple[str, Any]:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import EnvironmentFault
 from verl_ee.experience.player import Holder, Player
-from verl_ee.experience.work import Executed, LostError, Used, refuse_replay
+from verl_ee.experience.work import Executed, LostError, refuse_replay
 
 _REPLY: TypeAdapter[Executed | tuple[str, str]] = TypeAdapter(Executed | tuple[str, str])
 _PROC = Path("/proc/self")
@@ -94,14 +94,19 @@ class ForkWay:
     def execute(self, player: Player, step: int, action: str) -> Executed:
         """Execute in a child."""
         player.reach(step)
-        player.holder.used += Used(env_steps=1)
-        return _in_child(player, action)
+        try:
+            return _in_child(player, action)
+        finally:
+            # A child that was ended has not said so.
+            player.holder.gauge.ease()
 
     def leave(self, player: Player, step: int) -> None:
         """The parent never left."""
 
 
-def choose(holder: Holder, asked: str, environment: str, sample: ExpertTrajectory, owned: frozenset[str]) -> Way:
+def choose(
+    holder: Holder, asked: str, environment: str, sample: ExpertTrajectory, owned: frozenset[str], key: str = "way"
+) -> Way:
     """Return the way back of an environment.
 
     Args:
@@ -110,6 +115,7 @@ def choose(holder: Holder, asked: str, environment: str, sample: ExpertTrajector
         environment: its id, for messages.
         sample: a trajectory to try a fork on.
         owned: `belongings()` of the process from before the environment was made.
+        key: how a user writes `asked`, for messages.
 
     Raises:
         EnvironmentFault: if the environment cannot do what was asked for, or has no way back at all.
@@ -118,17 +124,14 @@ def choose(holder: Holder, asked: str, environment: str, sample: ExpertTrajector
         return SnapshotWay()
     if asked == "snapshot":
         raise EnvironmentFault(
-            f"early_experience.collect.way=snapshot, but {environment} has no snapshot() and restore(). "
-            "Use way=auto, or give it both."
+            f"{key}=snapshot, but {environment} has no snapshot() and restore(). Use {key}=auto, or give it both."
         )
     if asked in ("auto", "fork"):
         reason = fork_problem(holder, sample, owned)
         if not reason:
             return ForkWay()
         if asked == "fork":
-            raise EnvironmentFault(
-                f"early_experience.collect.way=fork, but {environment} cannot be forked: {reason}. Use way=auto."
-            )
+            raise EnvironmentFault(f"{key}=fork, but {environment} cannot be forked: {reason}. Use {key}=auto.")
     spec = holder.env.spec
     if spec is not None and spec.nondeterministic:
         raise refuse_replay(environment)

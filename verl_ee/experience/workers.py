@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -60,7 +62,7 @@ class Pool:
         way: the way back to a state that the workers found.
         trial: what they spent on finding it.
         size: how many workers there are.
-        losses: workers that were lost, each at the state that it was busy with.
+        losses: workers that were lost and whose work is done by others, each at the first state not reported.
         returned: what lost workers had left to do; it is to be submitted again.
     """
 
@@ -90,6 +92,8 @@ class Pool:
         self._busy: dict[Any, tuple[Any, list[Unit]]] = {}
         self._starting: dict[Any, Any] = {}
         self._patience, self._alone = config.start_timeout + 60, time.monotonic()
+        self._tries: Counter[tuple[int, int]] = Counter()
+        self._loss = ""
         self.losses: list[Fault] = []
         self.returned: list[Unit] = []
         try:
@@ -98,7 +102,7 @@ class Pool:
             self.close()
             raise BranchError(
                 f"No {self.size} environment workers could start within {config.start_timeout + 60:g} s: Ray has "
-                f"{ray.available_resources().get('CPU', 0):g} CPUs free. Lower early_experience.collect.workers."
+                f"{ray.available_resources().get('CPU', 0):g} CPUs free. Lower {config.key('workers')}."
             ) from None
         except ray.exceptions.RayError as error:
             self.close()
@@ -134,7 +138,7 @@ class Pool:
         elif time.monotonic() - self._alone > self._patience:
             raise BranchError(
                 f"Every environment worker was lost, and none has started again within {self._patience:g} s. What has "
-                f"been executed is kept; repeat the command when Ray has nodes. {self.losses[-1]}"
+                f"been executed is kept; repeat the command when Ray has nodes. {self._loss}"
             )
         ready, _ = ray.wait([*self._busy, *self._starting], num_returns=1, timeout=timeout, fetch_local=True)
         for stream in ready:
@@ -163,22 +167,24 @@ class Pool:
             ray.kill(worker)
 
     def _replace(self, worker: Any, unit: Unit, error: Exception) -> list[Answer]:
-        """Start another worker in place of a lost one, with what was left to do."""
+        """Start another worker in place of a lost one, and return the answer of a state that none survives.
+
+        At which of several states it was lost is not known. So each is tried once more, alone.
+        """
         self._alive.remove(worker)
         ray.kill(worker)
         self._start()
+        self._loss = f"A worker was lost: {str(error).strip().splitlines()[0]}"
         if not unit.asks:
             return []
         step = unit.asks[0].step
-        fault = Fault(unit.index, step, "died", f"its worker was lost: {str(error).strip().splitlines()[0]}")
+        fault = Fault(unit.index, step, "died", self._loss)
+        self._tries.update((unit.index, ask.step) for ask in unit.asks)
+        if len(unit.asks) == 1 and self._tries[unit.index, step] >= TRIES:
+            return [Answer(unit.index, step, faults=(fault,), lost=True)]
         self.losses.append(fault)
-        answers = []
-        if sum((lost.trajectory, lost.step) == (unit.index, step) for lost in self.losses) >= TRIES:
-            answers = [Answer(unit.index, step, faults=(fault,), lost=True)]
-            unit = _rest(unit, answers)
-        if unit.asks:
-            self.returned.append(unit)
-        return answers
+        self.returned += [replace(unit, asks=(ask,)) for ask in unit.asks]
+        return []
 
     def _start(self) -> None:
         """Ask for a worker; it gets work once it has started, which where a node was lost may be never."""

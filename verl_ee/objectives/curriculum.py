@@ -3,100 +3,89 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
-from verl_ee.config import EarlyExperienceConfig, Objective, StageConfig, WorldModelConfig
+from verl_ee.config import EarlyExperienceConfig, Objective, StageConfig, WorldModelConfig, built
 from verl_ee.envs import ExpertTrajectory
+from verl_ee.errors import StoreError
 from verl_ee.experience.proposers import EXPERT
 from verl_ee.experience.store import Outcome, read_outcomes
-from verl_ee.objectives import examples as build
-from verl_ee.objectives.examples import Encoder, Example, ExampleSet
-from verl_ee.objectives.messages import Row
+from verl_ee.objectives.examples import Encoder, Example, ExampleSet, encode, within
+from verl_ee.objectives.messages import Row, imitation_rows, reflection_rows, world_model_rows
 from verl_ee.objectives.rationales import read_all
 from verl_ee.objectives.schedule import steps_of
-from verl_ee.objectives.targets import Builder, difference, raw, template
+from verl_ee.objectives.summaries import FILE as SUMMARIES
+from verl_ee.objectives.summaries import Change, changes, read_summaries
+from verl_ee.objectives.targets import Builder, difference, raw, summary, template
 
 _Item = TypeVar("_Item")
 
 
-class Curriculum:
-    """The examples and the length of every stage of a method."""
+class Material:
+    """What each objective learns from, as text."""
 
     def __init__(
         self,
         config: EarlyExperienceConfig,
         trajectories: Sequence[ExpertTrajectory],
-        encoder: Encoder,
         stores: Mapping[str, Path],
-        reflections: Path,
-        max_length: int,
+        written: Path,
         given: Mapping[Objective, Sequence[Row]] | None = None,
     ) -> None:
-        """Prepare the stages.
+        """Prepare to read.
 
         Args:
             config: of the job.
             trajectories: of the expert file.
-            encoder: of prompts and targets.
             stores: folder of each set of branches.
-            reflections: folder of the rationales.
-            max_length: tokens of an example.
+            written: folder of the rationales and the summaries.
             given: rows of `early_experience.examples`; an objective that has some is not built.
         """
-        self._config, self._trajectories, self._encoder = config, trajectories, encoder
-        self._stores, self._reflections, self._max_length = stores, reflections, max_length
-        self._given = given or {}
+        self._config, self._trajectories = config, trajectories
+        self._stores, self._written, self._given = stores, written, given or {}
 
-    def examples(self, name: str) -> ExampleSet:
-        """Return what a stage learns from; a stage with several objectives has all of their examples.
+    def rows(self, objective: Objective) -> Iterable[Row]:
+        """Return what a stage with this objective learns.
 
         Raises:
-            ExampleError: if there is nothing, or too much is over the length limit.
-            StoreError: if branches or rationales cannot be read.
+            StoreError: if branches, rationales or summaries cannot be read.
         """
-        found: list[Example] = []
-        for objective in self._config.stages[name].objectives:
-            found += self._of_file(objective) if objective in self._given else getattr(self, f"_{objective}")()
-        return build.within(found, self._max_length, self._config.max_dropped, name)
+        length = self._config.history_length
+        if objective == "world_model":
+            return self._modelled()
+        if objective in self._given:
+            return self._given[objective]
+        if objective == "imitation":
+            return imitation_rows(self._trajectories, length)
+        return reflection_rows(self._trajectories, read_all(self._written), length)
 
-    def steps(self, name: str, examples: int) -> int:
-        """Return the optimizer steps of a stage.
+    def changes(self) -> list[Change]:
+        """Return the transitions that need a summary: those that the world model learns from, if it predicts summaries.
 
-        Args:
-            name: of the stage.
-            examples: that it has.
+        Raises:
+            StoreError: if branches cannot be read.
         """
-        stage = self._config.stages[name]
-        total = steps_of(stage, examples)
-        if self._config.world_model.budget != "matched" or not _imitates(stage):
-            return total
-        models = [item for item in self._config.stages.values() if "world_model" in item.objectives]
-        return max(1, total - sum(steps_of(item, len(self._modelled())) for item in models))
+        if self._config.world_model.target != "summary" or "world_model" not in built(self._config, list(self._given)):
+            return []
+        return changes(self._trajectories, self._branches())
 
-    def _of_file(self, objective: Objective) -> list[Example]:
-        rows = self._modelled() if objective == "world_model" else self._given[objective]
-        return list(build.encode(rows, self._encoder))  # type: ignore[arg-type]
-
-    def _imitation(self) -> list[Example]:
-        return list(build.imitation(self._trajectories, self._encoder, self._config.history_length))
-
-    def _reflection(self) -> list[Example]:
-        reflections = read_all(self._reflections)
-        return list(build.reflection(self._trajectories, reflections, self._encoder, self._config.history_length))
-
-    def _world_model(self) -> list[Example]:
-        length, builder = self._config.history_length, builder_of(self._config.world_model)
-        outcomes: Sequence[Outcome] = self._modelled()  # type: ignore[assignment]
-        return list(build.world_model(self._trajectories, outcomes, self._encoder, length, builder))
-
-    def _modelled(self) -> Sequence[Outcome] | Sequence[Row]:
-        """Return what the world model learns from: rows of the file if it has some, else branches."""
+    def _modelled(self) -> Sequence[Row]:
         settings, given = self._config.world_model, self._given.get("world_model")
         if given is not None:
             return _sample(given, self._limit(), settings.seed)
+        outcomes, texts = self._branches(), {}
+        if settings.target == "summary":
+            texts = read_summaries(self._written)
+            outcomes = [item for item in outcomes if _summary_of(item, texts, self._written)]
+        builder = builder_of(settings, texts)
+        return list(world_model_rows(self._trajectories, outcomes, self._config.history_length, builder))
+
+    def _branches(self) -> Sequence[Outcome]:
+        """Return the branches that the settings and the budget of the world model let through."""
+        settings = self._config.world_model
         outcomes = chosen(read_outcomes(self._stores[settings.collect]), settings)
         return _sample(outcomes, self._limit(), settings.seed)
 
@@ -118,8 +107,73 @@ class Curriculum:
         if objective in self._given:
             return len(self._given[objective])
         if objective == "reflection":
-            return sum(item.accepted for item in read_all(self._reflections))
+            return sum(item.accepted for item in read_all(self._written))
         return sum(len(item.steps) for item in self._trajectories)
+
+
+class Curriculum(Material):
+    """The examples and the length of every stage of a method."""
+
+    def __init__(
+        self,
+        config: EarlyExperienceConfig,
+        trajectories: Sequence[ExpertTrajectory],
+        encoder: Encoder,
+        stores: Mapping[str, Path],
+        written: Path,
+        max_length: int,
+        given: Mapping[Objective, Sequence[Row]] | None = None,
+        recorded: Sequence[Example] | None = None,
+    ) -> None:
+        """Prepare the stages.
+
+        Args:
+            config: of the job.
+            trajectories: of the expert file.
+            encoder: of prompts and targets.
+            stores: folder of each set of branches.
+            written: folder of the rationales and the summaries.
+            max_length: tokens of an example.
+            given: rows of `early_experience.examples`; an objective that has some is not built.
+            recorded: examples of imitation, in place of the expert file's.
+        """
+        super().__init__(config, trajectories, stores, written, given)
+        self._encoder, self._max_length, self._recorded = encoder, max_length, recorded
+
+    def examples(self, name: str) -> ExampleSet:
+        """Return what a stage learns from; a stage with several objectives has all of their examples.
+
+        Raises:
+            ExampleError: if there is nothing, or too much is over the length limit.
+            StoreError: if branches, rationales or summaries cannot be read.
+        """
+        objectives = self._config.stages[name].objectives
+        found = (example for objective in objectives for example in self._encoded(objective))
+        return within(found, self._max_length, self._config.max_dropped, name)
+
+    def _encoded(self, objective: Objective) -> Iterable[Example]:
+        if objective == "imitation" and self._recorded is not None:
+            return self._recorded
+        return encode(self.rows(objective), self._encoder)
+
+    def _size(self, objective: Objective) -> int:
+        if objective == "imitation" and self._recorded is not None:
+            return len(self._recorded)
+        return super()._size(objective)
+
+    def steps(self, name: str, examples: int) -> int:
+        """Return the optimizer steps of a stage.
+
+        Args:
+            name: of the stage.
+            examples: that it has.
+        """
+        stage = self._config.stages[name]
+        total = steps_of(stage, examples)
+        if self._config.world_model.budget != "matched" or not _imitates(stage):
+            return total
+        models = [item for item in self._config.stages.values() if "world_model" in item.objectives]
+        return max(1, total - sum(steps_of(item, len(self._modelled())) for item in models))
 
 
 def chosen(outcomes: Sequence[Outcome], settings: WorldModelConfig) -> list[Outcome]:
@@ -138,15 +192,31 @@ def chosen(outcomes: Sequence[Outcome], settings: WorldModelConfig) -> list[Outc
     return [item for position, item in enumerate(kept) if position not in dropped]
 
 
-def builder_of(settings: WorldModelConfig) -> Builder:
+def builder_of(settings: WorldModelConfig, summaries: Mapping[str, str] | None = None) -> Builder:
     """Return the builder of targets.
+
+    Args:
+        settings: which target.
+        summaries: by transition, for those that are predicted.
 
     Raises:
         ConfigError: if a template has a field that does not exist.
     """
     if settings.target == "template":
         return template(settings.template or "")
+    if settings.target == "summary":
+        return summary(summaries or {})
     return {"raw": raw, "difference": difference}[settings.target]
+
+
+def _summary_of(outcome: Outcome, texts: Mapping[str, str], folder: Path) -> str:
+    if outcome.transition not in texts:
+        raise StoreError(
+            f"{folder / SUMMARIES} says nothing of transition {outcome.transition[:12]} (trajectory "
+            f"{outcome.trajectory}, step {outcome.step}): it was written for other branches. Delete it to have them "
+            "written again."
+        )
+    return texts[outcome.transition]
 
 
 def _imitates(stage: StageConfig) -> bool:

@@ -37,10 +37,11 @@ class Example:
 
     Attributes:
         prompt: token ids that are only read.
-        target: token ids that are learned.
+        target: token ids that are learned, but for those that `learned` leaves out.
         objective: the objective it belongs to.
         weight: factor of its tokens' loss.
         provenance: where it comes from: trajectory, step and, for a branch, the transition.
+        learned: for each token of the target, whether it is learned; None: all of them.
     """
 
     prompt: tuple[int, ...]
@@ -48,6 +49,7 @@ class Example:
     objective: Objective
     weight: float = 1.0
     provenance: str = ""
+    learned: tuple[bool, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)

@@ -7,32 +7,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.config.schema import Objective
-from verl_ee.envs import ExpertTrajectory
-from verl_ee.errors import ExampleFileError, StoreError
-from verl_ee.experience.collector import provenance_of
-from verl_ee.experience.experts import ExpertFile
+from verl_ee.errors import ExampleFileError
 from verl_ee.experience.files import atomic
 from verl_ee.experience.lines import check_schema, read_objects
-from verl_ee.experience.store import read_outcomes, read_provenance
-from verl_ee.objectives.messages import (
-    Row,
-    Turns,
-    from_json,
-    imitation_rows,
-    reflection_rows,
-    to_json,
-    world_model_rows,
-)
-from verl_ee.objectives.rationales import read_all
-from verl_ee.objectives.reflection import Reflection
+from verl_ee.objectives.messages import Row, Turns, from_json, to_json
 
 SCHEMA = "verl_ee.examples"
 VERSION = 1
@@ -46,44 +31,6 @@ PARQUET = pa.schema(
     ]
 )
 _FIX = "Repair it, or make the file again."
-
-
-def rows_of(
-    experts: ExpertFile,
-    environment: EnvironmentConfig,
-    history_length: int,
-    store: Path | None = None,
-    reflections: Path | None = None,
-) -> dict[Objective, Iterable[Row]]:
-    """Return the rows of all that is given, by objective.
-
-    Args:
-        experts: the expert file.
-        environment: that it was recorded in.
-        history_length: past turns in a prompt.
-        store: folder of branches, for the world model.
-        reflections: folder of rationales.
-
-    Raises:
-        StoreError: if a folder cannot be read, or was made from other trajectories.
-    """
-    trajectories = experts.trajectories
-    rows: dict[Objective, Iterable[Row]] = {"imitation": imitation_rows(trajectories, history_length)}
-    if store is not None:
-        expected = provenance_of(environment, CollectConfig(), experts.sha256, len(trajectories))
-        found = read_provenance(store)
-        for key in ("environment", "experts_sha256"):
-            if found.get(key) != expected[key]:
-                raise StoreError(
-                    f"{store} was collected with another {key} ({found.get(key)}) than is given ({expected[key]}). "
-                    "Name the expert file and environment of the store."
-                )
-        rows["world_model"] = world_model_rows(trajectories, read_outcomes(store), history_length)
-    if reflections is not None:
-        rationales = read_all(reflections)
-        _check_places(rationales, trajectories, reflections)
-        rows["reflection"] = reflection_rows(trajectories, rationales, history_length)
-    return rows
 
 
 def export_messages(folder: Path, rows: Mapping[Objective, Iterable[Row]]) -> dict[Path, int]:
@@ -166,13 +113,3 @@ def read_rows(path: str | Path | None) -> dict[Objective, list[Row]]:
 
 def _line(item: Mapping[str, object]) -> str:
     return json.dumps(item, ensure_ascii=False) + "\n"
-
-
-def _check_places(items: Iterable[Reflection], trajectories: Sequence[ExpertTrajectory], folder: Path) -> None:
-    """Refuse what points to a state that the expert file does not have."""
-    for item in items:
-        if item.trajectory >= len(trajectories) or item.step >= len(trajectories[item.trajectory].steps):
-            raise StoreError(
-                f"{folder}: trajectory {item.trajectory}, step {item.step} is not in the expert file. Name the expert "
-                "file that the rationales were written for."
-            )

@@ -22,6 +22,15 @@ class SupervisedLoss:
     with `model_output` for the loss.
     """
 
+    def __init__(self, vocabulary_group: Any = None) -> None:
+        """Prepare the loss.
+
+        Args:
+            vocabulary_group: torch process group over which an engine splits the vocabulary, in the order of its ranks;
+                None if every worker has all of it.
+        """
+        self._group = vocabulary_group
+
     def __call__(
         self,
         model_output: dict[str, Any] | None = None,
@@ -33,22 +42,38 @@ class SupervisedLoss:
         """Return the loss and its metrics, or per-token outputs if `student_logits` is given.
 
         Args:
-            model_output: `log_probs`, nested (batch, tokens), each of the token that follows.
+            model_output: nested (batch, tokens): `log_probs`, each of the token that follows, and `likeliest`.
             data: `input_ids` and `loss_mask`, nested (batch, tokens); `example_weight` and `objective`, (batch,);
                 `batch_num_tokens`, learned tokens in the global mini-batch; `dp_size`.
             dp_group: unused, the engine has reduced `batch_num_tokens` over it already.
-            student_logits: (1, tokens, vocabulary).
+            student_logits: (rows, tokens, vocabulary), padded or packed however the engine likes; it brings what is
+                returned into the form of `model_output`.
         """
         if student_logits is not None:
-            return {"correct": correct(student_logits, data["input_ids"])}
+            return {"likeliest": likeliest(student_logits, self._group)}
         return loss_and_metrics(model_output or {}, data)
 
 
-def correct(logits: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-    """Return for each token whether the likeliest next token is the one that follows, as float (1, tokens)."""
-    following = torch.roll(input_ids.values(), shifts=-1, dims=0)
+def likeliest(logits: torch.Tensor, group: Any = None) -> torch.Tensor:
+    """Return the likeliest next token at each position, (rows, tokens).
+
+    Args:
+        logits: (rows, tokens, vocabulary), or this worker's slice of the vocabulary.
+        group: torch process group whose ranks have the slices, of equal size; None: there is one.
+    """
     with torch.no_grad():
-        return (logits.argmax(dim=-1) == following.unsqueeze(0)).float()
+        value, token = logits.max(dim=-1)
+        if group is None or group.size() == 1:
+            return token
+        token += group.rank() * logits.shape[-1]
+        best = _gathered(value.float(), group).argmax(dim=0, keepdim=True)
+        return _gathered(token, group).gather(0, best)[0]
+
+
+def _gathered(value: torch.Tensor, group: Any) -> torch.Tensor:
+    parts = [torch.empty_like(value) for _ in range(group.size())]
+    torch.distributed.all_gather(parts, value.contiguous(), group=group)
+    return torch.stack(parts)
 
 
 def loss_and_metrics(model_output: dict[str, Any], data: Any) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -71,7 +96,8 @@ def loss_and_metrics(model_output: dict[str, Any], data: Any) -> tuple[torch.Ten
     loss = (nll * weight)[learned].sum() / tokens * data["dp_size"]
 
     objective = torch.repeat_interleave(data["objective"].to(nll.device), lengths.to(nll.device))
-    hits = model_output["correct"].values() if "correct" in model_output else None
+    following = torch.roll(data["input_ids"].values(), shifts=-1, dims=0)
+    hits = model_output["likeliest"].values() == following if "likeliest" in model_output else None
     metrics: dict[str, Any] = {}
     for index, name in enumerate(OBJECTIVES):
         chosen = learned & (objective == index)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from verl_ee.errors import ExampleError
-from verl_ee.experience.facts import Parts
-from verl_ee.experience.store import read_table, write_table
+from verl_ee.experience.store import read_table
 from verl_ee.objectives.gates import GATES
-from verl_ee.objectives.reflection import Reflection, Situation, Writer, reflect
+from verl_ee.objectives.reflection import Reflection, Situation, judged
+from verl_ee.objectives.texts import Writer, write_once
 
 FILE = "reflections.parquet"
-BATCH = 64
-"""Situations written about together; what a killed run loses at most."""
-BAR_SECONDS = 5.0
 SCHEMA = pa.schema(
     [
         ("trajectory", pa.int32()),
@@ -33,7 +28,7 @@ SCHEMA = pa.schema(
 
 
 def write_all(
-    folder: Path, found: Sequence[Situation], writer: Writer, gates: Sequence[str], min_accepted: float
+    folder: Path, found: Sequence[Situation], writer: Writer[Situation], gates: Sequence[str], min_accepted: float
 ) -> list[Reflection]:
     """Have a rationale written for every situation that has none yet, and write them all as one sorted file.
 
@@ -50,22 +45,12 @@ def write_all(
     Raises:
         ExampleError: if fewer passed; the file with every reason is written before.
     """
-    parts = Parts(folder / "parts", SCHEMA)
-    done = {(row["trajectory"], row["step"]): _reflection(row) for row in parts.read()}
-    left = [item for item in found if (item.trajectory, item.step) not in done]
-    with tqdm(
-        total=len(found), initial=len(found) - len(left), desc="reflect", unit="state", mininterval=BAR_SECONDS
-    ) as bar:
-        for start in range(0, len(left), BATCH):
-            new = reflect(left[start : start + BATCH], writer, gates)
-            parts.write([_row(item) for item in new])
-            done |= {(item.trajectory, item.step): item for item in new}
-            bar.update(len(new))
-            if writer.stop is not None:
-                raise writer.stop
-    result = [done[item.trajectory, item.step] for item in found]
-    write_table(folder / FILE, [_row(item) for item in result], SCHEMA, {})
-    shutil.rmtree(folder / "parts", ignore_errors=True)
+
+    def row(situation: Situation, text: str) -> dict[str, object]:
+        return _row(judged(situation, text, writer.name, gates))
+
+    rows = write_once(folder / FILE, SCHEMA, ["trajectory", "step"], found, writer, row)
+    result = [_reflection(item) for item in rows]
     _check(result, min_accepted, folder / FILE)
     return result
 

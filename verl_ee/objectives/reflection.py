@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ExampleError
@@ -19,6 +18,7 @@ from verl_ee.experience.states import expert_states
 from verl_ee.experience.store import Outcome
 from verl_ee.objectives.gates import GATES, Rationale, judge
 from verl_ee.objectives.phrases import content, plain
+from verl_ee.objectives.texts import Writer, ask
 
 SHOWN = 2
 """Other actions that the template speaks of: a short rationale leaves more weight to the action."""
@@ -50,23 +50,10 @@ class Situation:
         """Keys of the executed transitions that a rationale rests on."""
         return (self.outcome.transition, *(outcome.transition for outcome in self.alternatives))
 
-
-class Writer(Protocol):
-    """Writes one rationale per situation.
-
-    Attributes:
-        name: kept with every rationale.
-        stop: why it wrote no more, if it left any situation out.
-    """
-
-    name: str
-    stop: ExampleError | None
-
-    def write(self, situations: Sequence[Situation]) -> Sequence[str | None]:
-        """Return a rationale for each situation, in order.
-
-        It is empty where the writer had nothing to say, and None where it was not asked any more.
-        """
+    @property
+    def prompt(self) -> list[Message]:
+        """Messages that ask a language model for the rationale."""
+        return writer_prompt(self)
 
 
 @dataclass(frozen=True)
@@ -131,13 +118,25 @@ def situations(
     return found
 
 
-def reflect(found: Sequence[Situation], writer: Writer, gates: Sequence[str] = tuple(GATES)) -> list[Reflection]:
+def reflect(
+    found: Sequence[Situation], writer: Writer[Situation], gates: Sequence[str] = tuple(GATES)
+) -> list[Reflection]:
     """Have rationales written, and ask the gates about each; a situation that the writer left out has none."""
-    texts = writer.write(found)
-    if len(texts) != len(found):
-        raise ExampleError(f"Writer {writer.name!r} gave {len(texts)} rationales for {len(found)} states.")
-    pairs = [(situation, text) for situation, text in zip(found, texts, strict=True) if text is not None]
-    return [_judged(situation, text.strip(), writer.name, gates) for situation, text in pairs]
+    return [judged(situation, text, writer.name, gates) for situation, text in ask(found, writer)]
+
+
+def judged(situation: Situation, text: str, writer: str, gates: Sequence[str]) -> Reflection:
+    """Ask the gates about a rationale, and return what becomes of it."""
+    rationale = Rationale(
+        text,
+        state_text(situation.state),
+        situation.action,
+        situation.outcome.observation,
+        tuple(outcome.action for outcome in situation.alternatives),
+    )
+    gate, reason = judge(rationale, gates)
+    where = (situation.trajectory, situation.step)
+    return Reflection(*where, text, writer, situation.transitions, gate, reason)
 
 
 def counts(reflections: Iterable[Reflection]) -> dict[str, int]:
@@ -227,16 +226,3 @@ def _seen(state: State) -> set[str]:
 def _list(task: str, words: set[str]) -> str:
     """Return `words` in the order in which the task has them."""
     return ", ".join(word for word in dict.fromkeys(plain(task).split()) if word in words)
-
-
-def _judged(situation: Situation, text: str, writer: str, gates: Sequence[str]) -> Reflection:
-    rationale = Rationale(
-        text,
-        state_text(situation.state),
-        situation.action,
-        situation.outcome.observation,
-        tuple(outcome.action for outcome in situation.alternatives),
-    )
-    gate, reason = judge(rationale, gates)
-    where = (situation.trajectory, situation.step)
-    return Reflection(*where, text, writer, situation.transitions, gate, reason)

@@ -7,7 +7,7 @@ Tau-Bench, summaries in WebShop, SearchQA and WebArena, templated text in Travel
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from string import Template
 
 from verl_ee.errors import ConfigError, did_you_mean
@@ -32,6 +32,15 @@ def difference(state: State, outcome: Outcome) -> str:
     before, after = state.observation.splitlines(), outcome.observation.splitlines()
     changes = [line for line in difflib.ndiff(before, after) if line[:2] in ("+ ", "- ")]
     return "\n".join(changes) or NO_CHANGE
+
+
+def summary(texts: Mapping[str, str]) -> Builder:
+    """Return a builder that takes the summary of a transition.
+
+    Args:
+        texts: by transition (see `verl_ee.objectives.summaries`).
+    """
+    return lambda _, outcome: texts[outcome.transition]
 
 
 def template(text: str) -> Builder:

@@ -28,7 +28,7 @@ def to_batch(examples: Sequence[Example], multiple: int, pad_token_id: int) -> T
     """
     rows = list(examples) + [examples[0]] * (-len(examples) % multiple)
     tokens = [torch.tensor(row.prompt + row.target) for row in rows]
-    masks = [torch.tensor([0] * len(row.prompt) + [1] * len(row.target)) for row in rows]
+    masks = [torch.tensor(_mask(row)) for row in rows]
     for mask in masks[len(examples) :]:
         mask.zero_()
     batch = TensorDict(
@@ -62,6 +62,11 @@ def to_batch(examples: Sequence[Example], multiple: int, pad_token_id: int) -> T
 def sums_of(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Add up the summed metrics of `update_actor` over micro-batches and workers."""
     return {key: float(sum(_flat(value))) for key, value in metrics.items() if key.startswith("sums/")}
+
+
+def _mask(example: Example) -> list[int]:
+    learned = [1] * len(example.target) if example.learned is None else list(map(int, example.learned))
+    return [0] * len(example.prompt) + learned
 
 
 def _flat(value: Any) -> list[float]:

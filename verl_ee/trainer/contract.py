@@ -33,6 +33,12 @@ NAMES: tuple[Name, ...] = (
     Name("verl.trainer.ppo.v1.trainer_base", "register_trainer", ("name",)),
     Name("verl.trainer.ppo.v1.trainer_base", "get_trainer_cls", ("name",)),
     Name("verl.trainer.ppo.v1.trainer_sync", "PPOTrainerSync", ("config",)),
+    Name("verl.trainer.ppo.v1.trainer_colocate_async", "PPOTrainerColocateAsync", ("config",)),
+    Name("verl.trainer.ppo.v1.trainer_separate_async", "PPOTrainerSeparateAsync", ("config",)),
+    Name("verl.experimental.separation.engine_workers", "DetachActorWorker", ("config", "role")),
+    Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._load_checkpoint", ("self",)),
+    Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._compute_ref_log_prob", ("self", "batch", "metrics")),
+    Name("transfer_queue", "kv_batch_get", ("keys", "partition_id", "select_fields")),
     Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer.fit", ("self", "agent_loop_manager")),
     Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer.on_train_begin", ("self",)),
     Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._init_resource_pool_mgr", ("self",)),
@@ -50,8 +56,12 @@ NAMES: tuple[Name, ...] = (
     Name("verl.trainer.ppo.utils", "need_critic", ("config",)),
     Name("verl.single_controller.base.decorator", "register", ("dispatch_mode",)),
     Name("verl.single_controller.base.decorator", "Dispatch"),
+    Name("verl.single_controller.base.decorator", "make_nd_compute_dataproto_dispatch_fn", ("mesh_name",)),
+    Name("verl.trainer.ppo.utils", "need_reference_policy", ("config",)),
     Name("verl.workers.engine_workers", "ActorRolloutRefWorker", ("config", "role")),
     Name("verl.workers.engine_workers", "ActorRolloutRefWorker.update_actor", ("self", "data")),
+    Name("verl.workers.engine_workers", "ActorRolloutRefWorker.compute_log_prob", ("self", "data")),
+    Name("verl.workers.engine_workers", "ActorRolloutRefWorker.save_checkpoint", ("self", "local_path", "global_step")),
     Name("verl.workers.engine_workers", "TrainingWorker.set_loss_fn", ("self", "loss_fn")),
     Name("verl.workers.engine_workers", "TrainingWorker.train_mini_batch", ("self", "data")),
     Name("verl.workers.engine.fsdp.transformer_impl", "FSDPEngine._build_lr_scheduler", ("self", "optimizer")),
@@ -74,11 +84,21 @@ NAMES: tuple[Name, ...] = (
     Name("verl.experimental.agent_loop.agent_loop", "AgentLoopOutput"),
     Name("verl.experimental.agent_loop.agent_loop", "AgentLoopMetrics"),
     Name("verl.experimental.agent_loop.agent_loop", "register", ("agent_name",)),
+    Name("verl.experimental.agent_loop.agent_loop", "_agent_loop_registry"),
+    Name("verl.experimental.agent_loop.agent_loop", "AgentLoopWorker", ("config", "llm_client")),
     Name(
-        "verl.workers.rollout.llm_server",
-        "LLMServerClient.generate",
-        ("self", "request_id", "prompt_ids", "sampling_params"),
+        "verl.experimental.agent_loop.agent_loop",
+        "AgentLoopWorker._run_agent_loop",
+        ("self", "sampling_params", "trajectory", "agent_name", "trace"),
     ),
+    Name(
+        "verl.experimental.agent_loop.agent_loop",
+        "AgentLoopWorker._agent_loop_postprocess",
+        ("self", "output", "validate"),
+    ),
+    Name("verl.trainer.ppo.utils", "create_rl_dataset", ("data_paths", "data_config", "tokenizer", "processor")),
+    Name("verl.workers.rollout.llm_server", "LLMServerClient", ("config",)),
+    Name("verl.workers.rollout.replica", "TokenOutput"),
     Name("verl.checkpoint_engine.base", "CheckpointEngineManager.sleep_replicas", ("self",)),
     Name("verl.checkpoint_engine.base", "CheckpointEngineManager.update_weights", ("self", "global_steps")),
     Name("verl.plugin.platform", "PlatformBase"),
@@ -110,6 +130,25 @@ ROLLOUT_NAMES: tuple[Name, ...] = (
     Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner.reload_weights", ("self", "weights_iterator")),
 )
 """Used on the CPU platform alone."""
+MEGATRON_NAMES: tuple[Name, ...] = (
+    Name("verl.workers.engine.megatron.transformer_impl", "MegatronEngine._build_lr_scheduler", ("self",)),
+    Name("verl.workers.engine.megatron.utils", "set_random_seed", ("seed",)),
+    Name("verl.utils.megatron_utils", "unwrap_model", ("model",)),
+    Name("verl.utils.megatron_utils", "get_hf_model_checkpoint_path", ("checkpoint_path",)),
+    Name(
+        "verl.utils.checkpoint.megatron_checkpoint_manager",
+        "MegatronCheckpointManager",
+        ("optimizer_scheduler", "use_checkpoint_opt_param_scheduler"),
+    ),
+    Name("megatron.core.optimizer.optimizer", "MegatronOptimizer.reload_model_params", ("self",)),
+    Name(
+        "megatron.core.optimizer_param_scheduler",
+        "OptimizerParamScheduler",
+        ("optimizer", "max_lr", "override_opt_param_scheduler"),
+    ),
+    Name("megatron.core.parallel_state", "get_tensor_model_parallel_group"),
+)
+"""Used with verl's Megatron engine alone."""
 PACKAGES = ("verl", "vllm", "ray", "torch", "transformers", "TransferQueue", "tensordict", "gymnasium", "hydra-core")
 CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
 """Packages whose builds on the package index need CUDA, and break transformers next to a CPU build of torch."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from verl_ee.experience.files import atomic
+
 STEP_KEY = "early_experience/step"
 MONOTONIC = ("wandb", "vemlp_wandb")
 """Loggers that drop a step below one that they have seen."""
@@ -22,14 +24,23 @@ class StageLog:
     It stands in for verl's `Tracking` object in the trainer.
     """
 
-    def __init__(self, tracking: Any, path: Path) -> None:
+    def __init__(self, tracking: Any, path: Path, trained: int = 0, grpo: int = 0) -> None:
+        """Go on with a log.
+
+        Args:
+            tracking: of verl.
+            path: the run's metrics file; what it has of later steps, which are taken again, is dropped.
+            trained: steps of mid-training that are done.
+            grpo: steps of GRPO that are done.
+        """
         self._tracking, self._path = tracking, path
-        self._step = 0
+        self._step = trained
         for name in MONOTONIC:
             if name in tracking.logger:
                 tracking.logger[name].define_metric(STEP_KEY)
                 tracking.logger[name].define_metric("early_experience/*", step_metric=STEP_KEY)
         path.parent.mkdir(parents=True, exist_ok=True)
+        _keep_until(path, trained, grpo)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tracking, name)
@@ -52,6 +63,22 @@ class StageLog:
         """Append a row to the run's metrics file."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def _keep_until(path: Path, trained: int, grpo: int) -> None:
+    """Drop the rows of steps that a resumed job takes again, and a last row that was cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if row["step"] <= (grpo if row["stage"] == "grpo" else trained):
+            kept.append(line + "\n")
+    with atomic(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def _numbers(data: Mapping[str, Any]) -> dict[str, float]:

@@ -7,8 +7,17 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ee.config import CollectConfig, EarlyExperienceConfig, Objective, built, check_sets, parse, sets_of
-from verl_ee.config.group import TRAINER_MODE
+from verl_ee.config import (
+    CollectConfig,
+    EarlyExperienceConfig,
+    Objective,
+    built,
+    check_sets,
+    needs_experts,
+    parse,
+    sets_of,
+)
+from verl_ee.config.group import TRAINER_MODES
 from verl_ee.config.schema import ROOT
 from verl_ee.envs import make
 from verl_ee.errors import ConfigError, did_you_mean
@@ -20,7 +29,10 @@ from verl_ee.objectives.curriculum import builder_of
 from verl_ee.objectives.endpoint import check_endpoint
 from verl_ee.objectives.formats import read_rows
 from verl_ee.objectives.gates import GATES
-from verl_ee.trainer.run_folder import RunFolder
+from verl_ee.trainer.checkpoints import check_actor, resumed_from
+from verl_ee.trainer.demonstrations import check_demonstrations
+from verl_ee.trainer.reference import anchor_of, check_meshes
+from verl_ee.trainer.run_folder import HAND_OVER, RunFolder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
@@ -37,15 +49,43 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
     ours = parse(OmegaConf.to_container(config[ROOT], resolve=True))  # type: ignore[arg-type]
     _check_verl(config)
     check_model(config.actor_rollout_ref.model)
-    experts = check_experts(ours)
     given = check_examples(ours)
-    check_alternatives(ours, experts, given)
-    check_stores(ours, experts)
+    check_demonstrations(ours, given)
+    if needs_experts(ours):
+        experts = check_experts(ours)
+        check_alternatives(ours, experts, given)
+        check_stores(ours, experts)
     check_objectives(ours, given)
     if ours.prices is not None:
         read_prices(Path(ours.prices).expanduser())
-    RunFolder.of(config).check_free(ours, config.trainer.resume_mode)
+    check_folder(config, ours)
     return ours
+
+
+def check_folder(config: DictConfig, ours: EarlyExperienceConfig) -> None:
+    """Refuse a folder that another job or run has, or whose checkpoints cannot be loaded.
+
+    Raises:
+        ConfigError: naming the file and what to do.
+        StageError: if the state file is broken or of another schema.
+    """
+    from verl.trainer.ppo.utils import need_reference_policy
+
+    folder = RunFolder.of(config, ours)
+    folder.check_free(config.trainer.resume_mode, ours.resume == "force")
+    folder.hold().close()
+    anchored = need_reference_policy(config) and ours.hand_over.reference == "mid_trained"
+    if anchored:
+        check_meshes(config)
+    if HAND_OVER in folder.finished() or config.trainer.resume_mode == "resume_path":
+        found = resumed_from(config, folder.root)
+        if found is not None:
+            check_actor(found / "actor", config)
+        if anchored:
+            check_actor(anchor_of(config, folder), config)
+        return
+    for name, progress in folder.trained().items():
+        check_actor(folder.checkpoint(name, progress.step), config)
 
 
 def check_experts(config: EarlyExperienceConfig) -> ExpertFile:
@@ -120,7 +160,11 @@ def check_stores(config: EarlyExperienceConfig, experts: ExpertFile) -> None:
 def check_objectives(config: EarlyExperienceConfig, given: Collection[Objective] = ()) -> None:
     """Refuse gates and templates that do not exist."""
     builder_of(config.world_model)
-    if "reflection" in built(config, given) and config.reflection.writer == "endpoint":
+    used, model = built(config, given), config.world_model
+    writers = [config.reflection.writer] * ("reflection" in used)
+    if "world_model" in used and model.target == "summary":
+        writers.append(model.writer)
+    if "endpoint" in writers:
         check_endpoint(config.reflection.endpoint)
     for gate in config.reflection.gates:
         if gate not in GATES:
@@ -170,10 +214,12 @@ def _check_verl(config: DictConfig) -> None:
             "trainer.use_v1=False: early experience runs in verl's V1 trainer only. Remove trainer.use_v1=False."
         )
     mode = config.trainer.v1.trainer_mode
-    if mode != TRAINER_MODE:
+    if mode not in TRAINER_MODES.values():
+        ours = TRAINER_MODES.get(mode)
+        advice = f"Write trainer.v1.trainer_mode={ours}" if ours else did_you_mean(mode, TRAINER_MODES.values())
         raise ConfigError(
-            f"trainer.v1.trainer_mode={mode!r} replaces the trainer that +{ROOT} selects. "
-            "Remove trainer.v1.trainer_mode from the command line; GRPO runs in verl's 'sync' mode."
+            f"trainer.v1.trainer_mode={mode!r} replaces the trainer that +{ROOT} selects. {advice}, or leave it out "
+            "for verl's 'sync'."
         )
     from verl.trainer.ppo.utils import need_critic
 
@@ -181,10 +227,4 @@ def _check_verl(config: DictConfig) -> None:
         raise ConfigError(
             f"algorithm.adv_estimator={config.algorithm.adv_estimator!r} needs a critic, which mid-training does not "
             "warm up. Use an estimator without one, for instance algorithm.adv_estimator=grpo."
-        )
-    lora = config.actor_rollout_ref.model.get("lora_rank", 0)
-    if lora and lora > 0:
-        raise ConfigError(
-            f"actor_rollout_ref.model.lora_rank={lora}: mid-training a LoRA adapter is not supported. "
-            "Set actor_rollout_ref.model.lora_rank=0."
         )

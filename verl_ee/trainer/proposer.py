@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from verl_ee.config import CollectConfig
-from verl_ee.experience.proposers import Proposal, Proposals, Question, policy_proposals
+from verl_ee.experience.proposers import Proposal, Proposals, Question, policy_proposals, shown
 from verl_ee.experience.rendering import parse_response, render_policy
 from verl_ee.objectives.examples import Encoder
 
@@ -19,7 +19,7 @@ PROPOSER = "policy"
 class PolicyProposer:
     """Samples responses in every state, as GRPO's rollouts do, and takes the actions out of them (paper, section 4.1).
 
-    A response without an action is left out.
+    A response without an action is left out. If the expert's tool is withheld, the state does not list it.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PolicyProposer:
         return asyncio.run(self._propose(questions))
 
     async def _propose(self, questions: Sequence[Question]) -> Proposals:
-        prompts = [self._encoder.prompt(render_policy(question.state)) for question in questions]
+        prompts = [self._encoder.prompt(render_policy(shown(question, self._config))) for question in questions]
         draws = range(self._config.draws or self._config.k)
         fits = [len(prompt) <= self._max_prompt for prompt in prompts]
         requests = [

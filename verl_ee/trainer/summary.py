@@ -71,6 +71,11 @@ class Summary:
         self._content["reflect"] = {"gates": dict(gates), "seconds": round(seconds, 2)}
         self._write()
 
+    def summarised(self, counts: Mapping[str, int], seconds: float) -> None:
+        """Record how many summaries were written, and how many are empty."""
+        self._content["summarise"] = {**counts, "seconds": round(seconds, 2)}
+        self._write()
+
     def evaluated(self, stage: str, seconds: float, success: Mapping[str, float], episodes: Mapping[str, int]) -> None:
         """Record success after a stage, replacing an earlier entry of the same stage.
 
@@ -89,6 +94,10 @@ class Summary:
         stages = [item for item in self._content["stages"] if item["name"] != stage]
         self._content["stages"] = [*stages, entry]
         self._write()
+
+    def evaluated_stages(self) -> list[str]:
+        """Return the stages whose success is recorded."""
+        return [item["name"] for item in self._content["stages"]]
 
     def checkpoint(self, name: str, path: Path) -> None:
         """Record where a checkpoint lies; the latest of a name wins."""

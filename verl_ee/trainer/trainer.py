@@ -1,81 +1,80 @@
-"""verl's GRPO trainer with the stages of early experience in front of its loop."""
+"""verl's GRPO trainers with the stages of early experience in front of their loop."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import ray
+import transfer_queue as tq
 from omegaconf import DictConfig, OmegaConf, open_dict
-from tqdm import tqdm
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1.trainer_base import register_trainer
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
-from verl_ee.config import CollectConfig, StageConfig, built, parse, sets_of
-from verl_ee.config.group import TRAINER_MODE
+from verl_ee.config import StageConfig, parse
 from verl_ee.config.schema import ROOT
 from verl_ee.errors import EarlyExperienceError, StageError
-from verl_ee.experience.collector import Collection, provenance_of
-from verl_ee.experience.cost import read_prices
-from verl_ee.experience.experts import ExpertFile, load_experts
-from verl_ee.experience.proposers import LISTED
-from verl_ee.experience.store import read_outcomes
 from verl_ee.objectives.curriculum import Curriculum
-from verl_ee.objectives.endpoint import EndpointWriter
-from verl_ee.objectives.examples import Encoder, Example
-from verl_ee.objectives.formats import read_rows
-from verl_ee.objectives.loss import summarise
-from verl_ee.objectives.rationales import write_all
-from verl_ee.objectives.reflection import TemplateWriter, Writer, counts, situations
-from verl_ee.objectives.schedule import batches, learning_rate
-from verl_ee.trainer.batch import sums_of, to_batch
+from verl_ee.objectives.examples import Encoder
+from verl_ee.trainer.checkpoints import check_space, kept_by_grpo
 from verl_ee.trainer.log import StageLog
-from verl_ee.trainer.proposer import PolicyProposer
+from verl_ee.trainer.mid_training import MidTraining, last_line, save_failed
+from verl_ee.trainer.reference import Reference
 from verl_ee.trainer.run_folder import HAND_OVER, RunFolder
+from verl_ee.trainer.sources import Sources
 from verl_ee.trainer.summary import Summary
 from verl_ee.trainer.tokens import encoder_for
 from verl_ee.trainer.worker import EarlyExperienceWorker
-from verl_ee.trainer.writer import PolicyWriter
 
 logger = logging.getLogger(__name__)
-BAR_SECONDS = 5.0
-"""Between two updates of a progress bar: Ray prints each as a line of its own."""
 
 
-@register_trainer(TRAINER_MODE)
-class EarlyExperienceTrainer(PPOTrainerSync):
-    """Collect, mid-train, hand over; then verl's synchronous GRPO, on the same workers and servers."""
+class EarlyExperience(PPOTrainer):
+    """Collect, mid-train, hand over; then the GRPO of the verl trainer that it is combined with."""
 
     logger: Any
     global_steps: int
+    verl_mode: str
+    """verl's name of that trainer."""
+    worker: type[EarlyExperienceWorker] = EarlyExperienceWorker
 
     def __init__(self, config: DictConfig) -> None:
-        # verl compares the mode with "sync" to choose buffers and checkpoints; from here on it is that mode.
-        with open_dict(config):
-            config.trainer.v1.trainer_mode = "sync"
         self.early = parse(OmegaConf.to_container(config[ROOT], resolve=True))  # type: ignore[arg-type]
-        self.folder = RunFolder.of(config)
+        self.folder = RunFolder.of(config, self.early)
+        self._lock = self.folder.hold()
         self.summary = Summary.load(self.folder.own / "summary.json", seed=int(config.data.get("seed") or 0))
-        self.stage = "grpo" if HAND_OVER in self.folder.finished() else "base"
+        with open_dict(config):
+            # verl compares the mode with "sync" to choose buffers and checkpoints; from here on it is verl's own.
+            config.trainer.v1.trainer_mode = self.verl_mode
+            if not self._stages_done(config) and "base" in self.summary.evaluated_stages():
+                # An earlier attempt evaluated the model that the stages start from.
+                config.trainer.val_before_train = False
+        self.stage = "grpo" if self._stages_done(config) else "base"
         self._stage_began = time.monotonic()
         super().__init__(config)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        for role in (Role.ActorRolloutRef, Role.ActorRollout):
+        for role in (Role.ActorRolloutRef, Role.ActorRollout, Role.Actor, Role.RefPolicy):
             if role in self.role_worker_mapping:
-                self.role_worker_mapping[role] = ray.remote(EarlyExperienceWorker)
+                self.role_worker_mapping[role] = ray.remote(self.worker)
+
+    def _stages_done(self, config: DictConfig) -> bool:
+        """Whether this job only goes on with GRPO: of its own run, or of the checkpoint that a user names."""
+        return HAND_OVER in self.folder.finished() or config.trainer.resume_mode == "resume_path"
 
     def _load_checkpoint(self) -> None:
-        if self.config.trainer.resume_mode == "auto" and HAND_OVER not in self.folder.finished():
-            # A job killed while it handed over has left a global_step_0; its stages start again from the model.
+        if not self._stages_done(self.config):
+            # A job killed while it handed over has left a global_step_0; its stages go on from their own checkpoints.
             self.global_steps = 0
             return
+        reference = Reference.of(self, self.early.hand_over.reference)
+        anchor = reference.checkpoint(self.folder)
+        reference.before_loading(anchor)
         super()._load_checkpoint()
+        reference.after_loading(anchor)
 
     def fit(self, agent_loop_manager: Any) -> None:
         """Run every stage, then GRPO; an exception is left in `error.json` and raised as one of ours."""
@@ -87,124 +86,96 @@ class EarlyExperienceTrainer(PPOTrainerSync):
             self.folder.write_error(error, self.stage)
             raise
         except Exception as error:
-            failure = StageError(f"Stage {self.stage!r} failed: {_last_line(error)}")
+            failure = StageError(f"Stage {self.stage!r} failed: {last_line(error)}")
             self.folder.write_error(failure, self.stage)
             raise failure from error
 
     def on_train_begin(self) -> None:
         """Run the stages, where verl has built everything and validated the model it starts from."""
-        super().on_train_begin()
-        self.logger = StageLog(self.logger, self.folder.own / "metrics.jsonl")
-        if HAND_OVER not in self.folder.finished():
+        trained = sum(item.step for item in self.folder.trained().values())
+        self.logger = StageLog(self.logger, self.folder.own / "metrics.jsonl", trained, self.global_steps - 1)
+        if not self._stages_done(self.config):
             self._run_stages()
         self._begin("grpo")
+        super().on_train_begin()
 
     def _run_stages(self) -> None:
-        experts = load_experts(
-            self.early.experts, self.early.environment.id, self.early.environment.kwargs, self.early.max_experts
+        sources = Sources(
+            self.config,
+            self.early,
+            self.folder,
+            self.summary,
+            self.tokenizer,
+            self._encoder(),
+            self.get_llm_client,
+            self._begin,
         )
-        given = read_rows(self.early.examples)
-        stores = self._collect(experts, sets_of(self.early, list(given)))
-        curriculum = Curriculum(
-            self.early, experts.trajectories, self._encoder(), stores, self.folder.own, self._max_length(), given
+        curriculum = sources.curriculum()
+        self._check_space()
+        training = MidTraining(
+            self.actor_rollout_wg,
+            self.folder,
+            self.logger,
+            self.early.save_freq,
+            self._row_multiple(),
+            self._pad_token_id(),
         )
-        if "reflection" in built(self.early, list(given)):
-            self._reflect(experts, stores[self.early.reflection.collect])
-        names = list(self.early.stages)
+        before: str | None = None
         for name, stage in self.early.stages.items():
-            self._begin(name)
-            found = curriculum.examples(name)
-            if found.dropped:
-                total = len(found.examples) + len(found.dropped)
-                logger.warning(f"{name}: {len(found.dropped)} of {total} examples are too long and left out")
-            self._train(name, stage, found.examples, curriculum.steps(name, len(found.examples)))
-            if name == names[-1]:
-                self._hand_over()
-            self.checkpoint_manager.update_weights(0)
-            if self.early.evaluate:
-                self._validate()
-            self.folder.finish(self.early, name)
-        self.folder.finish(self.early, HAND_OVER)
+            if name not in self.folder.finished():
+                self._begin(name)
+                self._train(training, curriculum, name, stage, before)
+            before = name
 
-    def _collect(self, experts: ExpertFile, names: list[str]) -> dict[str, Path]:
-        """Collect every set of branches that has not been, and return where each lies."""
-        stores = {}
-        for name in names:
-            given = self.early.stores.get(name)
-            stores[name] = self.folder.store(name) if given is None else Path(given).expanduser()
-            if given is None and f"collect/{name}" not in self.folder.finished():
-                self._begin("collect")
-                self._collect_set(name, experts, self.early.collect[name], shared=len(names) > 1)
-                self.folder.finish(self.early, f"collect/{name}")
-        return stores
-
-    def _collect_set(self, name: str, experts: ExpertFile, config: CollectConfig, shared: bool) -> None:
-        environment, trajectories = self.early.environment, experts.trajectories
-        if config.facts is None and shared:
-            config = config.model_copy(update={"facts": str(self.folder.facts)})
-        provenance = provenance_of(environment, config, experts.sha256, len(trajectories))
-        collection = Collection(self.folder.store(name), trajectories, environment, config, provenance)
-        if not collection.closed:
-            proposer = None if config.alternatives in LISTED else self._proposer(config)
-            prices = None if self.early.prices is None else read_prices(Path(self.early.prices).expanduser())
-            self.summary.collected(name, collection.run(proposer, self.early.history_length), prices)
-
-    def _reflect(self, experts: ExpertFile, store: Path) -> None:
-        """Have rationales written, unless that has been done."""
-        config = self.early.reflection
-        if "reflect" in self.folder.finished():
-            return
-        self._begin("reflect")
-        began = time.monotonic()
-        found = situations(experts.trajectories, read_outcomes(store), self.early.history_length, config.k)
-        writer: Writer = TemplateWriter()
-        if config.writer == "endpoint":
-            writer = EndpointWriter(config.endpoint, config.temperature, config.max_tokens)
-        elif config.writer == "policy":
-            writer = PolicyWriter(self.get_llm_client(), self._encoder(), self.tokenizer, config, self._sampling())
-        reflections = write_all(self.folder.own, found, writer, config.gates, config.min_accepted)
-        self.summary.reflected(counts(reflections), time.monotonic() - began)
-        self.folder.finish(self.early, "reflect")
-
-    def _proposer(self, config: CollectConfig) -> PolicyProposer:
-        policy = f"{self.config.actor_rollout_ref.model.path}@base"
-        limit = int(self.config.data.max_prompt_length)
-        client, encoder = self.get_llm_client(), self._encoder()
-        return PolicyProposer(client, encoder, self.tokenizer, config, self._sampling(), policy, limit)
-
-    def _sampling(self) -> dict[str, Any]:
-        rollout = self.config.actor_rollout_ref.rollout
-        return {"top_p": rollout.top_p, "top_k": rollout.top_k, "repetition_penalty": 1.0, "logprobs": False}
+    def _train(
+        self, training: MidTraining, curriculum: Curriculum, name: str, stage: StageConfig, before: str | None
+    ) -> None:
+        """Train and evaluate a stage; the servers sleep until it is trained. The last one hands over to GRPO."""
+        found = curriculum.examples(name)
+        if found.dropped:
+            total = len(found.examples) + len(found.dropped)
+            logger.warning(f"{name}: {len(found.dropped)} of {total} examples are too long and left out")
+        self.checkpoint_manager.sleep_replicas()
+        steps = curriculum.steps(name, len(found.examples))
+        training.run(name, stage, found.examples, steps, before, self.early.resume == "force")
+        last = name == list(self.early.stages)[-1]
+        if last:
+            self._hand_over()
+        self.checkpoint_manager.update_weights(0)
+        if self.early.evaluate:
+            self._validate()
+        self.folder.finish(*([name, HAND_OVER] if last else [name]))
 
     def _encoder(self) -> Encoder:
         model_type = getattr(self._model_config(), "model_type", None)
         return encoder_for(self.tokenizer, model_type, self.config.data.get("apply_chat_template_kwargs", {}))
 
-    def _train(self, name: str, stage: StageConfig, examples: list[Example], total: int) -> None:
-        """Run `total` steps of one supervised stage; the servers sleep meanwhile."""
-        self.checkpoint_manager.sleep_replicas()
-        self.actor_rollout_wg.begin_stage(stage, total)
-        multiple = self._row_multiple()
-        with tqdm(total=total, desc=name, unit="step", mininterval=BAR_SECONDS) as bar:
-            for step, batch in enumerate(batches(stage, examples, total)):
-                output = self.actor_rollout_wg.update_actor(to_batch(batch, multiple, self._pad_token_id()))
-                metrics = output["metrics"]
-                values = summarise(sums_of(metrics))
-                values["lr"] = learning_rate(stage, step, total)
-                values["grad_norm"] = float(_first(metrics["grad_norm"]))
-                self.logger.log_stage(name, values)
-                losses = {o: f"{values[f'{o}/loss']:.3f}" for o in stage.objectives if f"{o}/loss" in values}
-                bar.set_postfix(losses, refresh=False)
-                bar.update(1)
+    def _check_space(self) -> None:
+        """Refuse to train what could not be saved in the end."""
+        size = sum(self.actor_rollout_wg.checkpoint_bytes())
+        left = len([name for name in self.early.stages if name not in self.folder.finished()])
+        # Besides one per stage: the hand-over, and a stage's older one until its newer one is complete.
+        stages = left + 1 + bool(self.early.save_freq)
+        check_space(self.folder.root, size, stages, kept_by_grpo(self.config.trainer, self.total_training_steps))
 
     def _hand_over(self) -> None:
-        """Save the mid-trained policy as `global_step_0`, with GRPO's optimizer and schedule."""
-        self.actor_rollout_wg.hand_over()
+        """Save the mid-trained policy as `global_step_0`, with GRPO's optimizer and schedule, and anchor the reference.
+
+        The fingerprints that are logged show that the same weights are on each side.
+        """
+        before = self.actor_rollout_wg.policy_fingerprint()
+        self.actor_rollout_wg.hand_over(self.early.hand_over.optimizer == "keep")
         step, self.global_steps = self.global_steps, 0
         self._save_checkpoint()
         self.global_steps = step
-        path = self.folder.root / "global_step_0"
+        path = self.folder.hand_over
         self.actor_rollout_wg.exempt_from_rotation(str(path / "actor"))
+        reference = Reference.of(self, self.early.hand_over.reference)
+        anchored = reference.anchor(path / "actor")
+        after = self.actor_rollout_wg.policy_fingerprint()
+        logger.warning(
+            f"hand-over: policy {_joined(before)} -> {_joined(after)}, reference {anchored}; saved in {path}"
+        )
         self.summary.checkpoint("hand_over", path)
 
     def _begin(self, stage: str) -> None:
@@ -228,10 +199,23 @@ class EarlyExperienceTrainer(PPOTrainerSync):
         metrics["early_experience/optimizer_steps"] = len(batch) // rows * actor.ppo_epochs
         return super()._update_actor(batch, metrics)
 
+    def _compute_ref_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        batch = super()._compute_ref_log_prob(batch, metrics)
+        fields = ["old_log_probs", "ref_log_prob", "response_mask"]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        learned = data["response_mask"].values().bool()
+        gap = (data["old_log_probs"].values() - data["ref_log_prob"].values()).abs()[learned]
+        metrics["early_experience/reference_gap"] = float(gap.max())
+        return batch
+
     def _save_checkpoint(self) -> None:
-        super()._save_checkpoint()
+        path = self.folder.root / f"global_step_{self.global_steps}"
+        try:
+            super()._save_checkpoint()
+        except Exception as error:  # whatever torch raises in a worker when it cannot write, wrapped by Ray
+            raise save_failed(path / "actor", error) from error
         if self.global_steps > 0:
-            self.summary.checkpoint("grpo", self.folder.root / f"global_step_{self.global_steps}")
+            self.summary.checkpoint("grpo", path)
 
     def _row_multiple(self) -> int:
         group = self.actor_rollout_wg
@@ -240,9 +224,6 @@ class EarlyExperienceTrainer(PPOTrainerSync):
         workers = max(group._dispatch_info["actor"]) + 1
         actor = self.config.actor_rollout_ref.actor
         return workers if actor.use_dynamic_bsz else workers * actor.ppo_micro_batch_size_per_gpu
-
-    def _max_length(self) -> int:
-        return int(self.config.data.max_prompt_length + self.config.data.max_response_length)
 
     def _pad_token_id(self) -> int:
         pad = self.tokenizer.pad_token_id
@@ -254,10 +235,9 @@ class EarlyExperienceTrainer(PPOTrainerSync):
         return omega_conf_to_dataclass(self.config.actor_rollout_ref.model).hf_config
 
 
-def _first(value: Any) -> float:
-    while isinstance(value, list | tuple):
-        value = value[0]
-    return float(value)
+def _joined(fingerprints: list[str]) -> str:
+    """Return the fingerprints of all workers as one text."""
+    return "+".join(dict.fromkeys(fingerprints))
 
 
 def _success(metrics: dict[str, Any], data_source: str) -> float:
@@ -265,8 +245,3 @@ def _success(metrics: dict[str, Any], data_source: str) -> float:
     prefix = f"val-core/{data_source}/"
     means = (float(value) for key, value in metrics.items() if key.startswith(prefix) and "/mean@" in key)
     return next(means, float("nan"))
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

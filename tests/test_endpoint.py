@@ -1,0 +1,451 @@
+"""A server that writes, and all the ways in which it does not: the run ends, nothing is asked or paid for twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+# The first request imports it, which may take longer than a slow server is given.
+import openai.resources.chat.completions  # noqa: F401
+import pytest
+from collected import write_here
+from endpoints import GARBAGE, KEY, MODEL, PASSING, READ, TEXT, WRITTEN, Endpoint, Reply, Script, completion, refusal
+
+from verl_ee.config import EndpointConfig
+from verl_ee.envs.household.env import Household
+from verl_ee.errors import ConfigError, ExampleError, StoreError
+from verl_ee.experience.store import read_outcomes, read_table
+from verl_ee.objectives.endpoint import EndpointWriter
+from verl_ee.objectives.gates import GATES
+from verl_ee.objectives.rationales import FILE, SCHEMA, read_all, write_all
+from verl_ee.objectives.reflection import Reflection, Situation, situations
+
+VARIABLE = "VERL_EE_TEST_KEY"
+WORTH = READ + WRITTEN
+MAX_TOKENS = 64
+SLOW = ("silent", "trickle")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[Situation]:
+    """Twelve states of the household, each with a prompt of its own."""
+    folder = tmp_path_factory.mktemp("store")
+    trajectories = [Household().expert_trajectory(f"train/{number}") for number in range(4)]
+    write_here(folder, Household, trajectories, 2)
+    states = situations(trajectories, read_outcomes(folder), 8)[:12]
+    assert len({prompt_of(state) for state in states}) == 12
+    return states
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, KEY)
+
+
+@pytest.fixture
+def server() -> Iterator[Endpoint]:
+    """A server whose `script` a test sets."""
+    with Endpoint() as endpoint:
+        yield endpoint
+
+
+def prompt_of(state: Situation) -> str:
+    return json.dumps(state.prompt)
+
+
+def config_of(server: Endpoint, **values: Any) -> EndpointConfig:
+    given = {"url": server.url, "model": MODEL, "key_variable": VARIABLE, "concurrency": 4, "retries": 2}
+    return EndpointConfig(**{**given, "timeout": 20.0, "max_failures": 3, **values})
+
+
+def ask(server: Endpoint, found: list[Situation], folder: Path, **values: Any) -> list[Reflection]:
+    """Have everything written that has not been, as a command and its repetition do."""
+    writer = EndpointWriter(config_of(server, **values), 0.9, MAX_TOKENS, folder / "spending.json", pause=0.001)
+    return write_all(folder, found, writer, tuple(GATES), 0.0)
+
+
+def places(states: list[Any]) -> list[tuple[int, int]]:
+    return [(state.trajectory, state.step) for state in states]
+
+
+def fails_for(states: list[Situation], reply: Reply, times: int | None = None) -> Script:
+    """Give `reply` to each of `states`, the first so many times that it comes."""
+    prompts = {prompt_of(state) for state in states}
+    return lambda prompt, before: reply if prompt in prompts and (times is None or before < times) else None
+
+
+def fails_after(answers: int, reply: Reply) -> Script:
+    """Answer so often, then give `reply` for ever."""
+    lock, given = threading.Lock(), [0]
+
+    def script(prompt: str, before: int) -> Reply | None:
+        with lock:
+            given[0] += 1
+            return None if given[0] <= answers else reply
+
+    return script
+
+
+def check_whole(folder: Path, found: list[Situation]) -> None:
+    """The file has each state once, and nothing is left beside it."""
+    assert places(read_all(folder)) == places(found)
+    assert sorted(path.name for path in folder.iterdir()) == [FILE, "spending.json"]
+
+
+def kept(folder: Path) -> list[tuple[int, int]]:
+    """States that a run which stopped has left on disk."""
+    assert not (folder / FILE).exists()
+    files = [path for path in folder.rglob("*.parquet")]
+    return [(row["trajectory"], row["step"]) for path in files for row in read_table(path, SCHEMA)]
+
+
+# A server that works
+
+
+def test_each_state_is_asked_once_and_as_configured(server: Endpoint, found: list[Situation], tmp_path: Path) -> None:
+    written = ask(server, found, tmp_path)
+    assert {(item.text, item.writer, item.gate) for item in written} == {(TEXT, "endpoint", "")}
+    assert server.asked == Counter(map(prompt_of, found))
+    assert all(body["model"] == MODEL and body["max_tokens"] == MAX_TOKENS for body in server.bodies)
+    assert {body["temperature"] for body in server.bodies} == {0.9}
+    assert server.authorizations == {f"Bearer {KEY}"}
+    check_whole(tmp_path, found)
+    # What is done is not asked about again.
+    assert ask(server, found, tmp_path) == written
+    assert server.asked.total() == len(found)
+
+
+def test_as_many_requests_as_allowed_are_under_way_at_a_time(
+    server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    # Nobody is answered before four have asked.
+    four = threading.Barrier(4)
+
+    def script(prompt: str, before: int) -> None:
+        four.wait(20)
+
+    server.script = script
+    ask(server, found, tmp_path, token_limit=1_000_000)
+    assert server.most == 4
+    assert server.asked.total() == len(found)
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (completion(None), ""),
+        (completion(TEXT, finish_reason="length"), ""),
+        (completion(TEXT, finish_reason="content_filter"), ""),
+        (completion(message={"role": "assistant"}), ""),
+        (completion(message={"role": "assistant", "content": {"text": TEXT}}), ""),
+        (completion(TEXT, usage=None), TEXT),
+        (completion(TEXT, usage={"prompt_tokens": "many", "completion_tokens": -5}), TEXT),
+        (completion(TEXT, usage="much"), TEXT),
+        (completion(f"{TEXT} \ud83d"), f"{TEXT} ?"),
+        (completion(f"\n {TEXT}\u0000 \U0001f600 "), f"{TEXT}\u0000 \U0001f600"),
+    ],
+)
+def test_an_odd_answer_is_an_answer(
+    reply: Reply, text: str, server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    server.script = fails_for(found[1:2], reply)
+    written = ask(server, found, tmp_path)
+    assert [item.text for item in written] == [text if index == 1 else TEXT for index in range(len(found))]
+    assert (written[1].gate, written[1].reason) == (("", "") if text else ("length", "is empty"))
+    assert server.asked.total() == len(found)
+    assert read_all(tmp_path) == written
+
+
+# A server that fails now and then
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_what_may_pass_is_asked_again(name: str, server: Endpoint, found: list[Situation], tmp_path: Path) -> None:
+    server.script = fails_for(found[2:5], PASSING[name], times=1)
+    written = ask(server, found, tmp_path, timeout=2.0 if name in SLOW else 20.0)
+    assert {item.text for item in written} == {TEXT}
+    assert all(server.asked[prompt_of(state)] >= 2 for state in found[2:5])
+    if name not in SLOW:  # there a good answer may come too late as well
+        assert server.served == Counter(map(prompt_of, found))
+        assert [server.asked[prompt_of(state)] for state in found] == [1, 1, 2, 2, 2, *[1] * 7]
+    check_whole(tmp_path, found)
+
+
+@pytest.mark.parametrize("name", sorted({*PASSING, *GARBAGE} - {*SLOW}))
+def test_a_request_that_always_fails_is_given_up_and_the_rest_is_written(
+    name: str, server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    server.script = fails_for(found[3:4], (PASSING | GARBAGE)[name])
+    written = ask(server, found, tmp_path)
+    assert [item.text for item in written] == [*[TEXT] * 3, "", *[TEXT] * 8]
+    assert written[3].reason == "is empty"
+    # Garbage was paid for, and so would be more of it.
+    assert server.asked[prompt_of(found[3])] == (3 if name in PASSING else 1)
+    check_whole(tmp_path, found)
+
+
+def test_failures_with_answers_in_between_stop_nothing(
+    server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    server.script = fails_for(found[::2], refusal(500))
+    written = ask(server, found, tmp_path, concurrency=1, max_failures=1)
+    assert [item.text for item in written] == ["", TEXT] * 6
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that were asked for; none is made."""
+    asked: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(delay: float, *_: Any) -> None:
+        if delay:
+            asked.append(delay)
+        await real(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("said", "low", "high"),
+    [
+        ("7", 7, 7),
+        ("0.5", 0.5, 0.5),
+        ("86400", 60, 60),
+        ("inf", 60, 60),
+        ("-3", 0, 0.1),
+        ("nan", 0, 0.1),
+        ("soon", 0, 0.1),
+    ],
+)
+def test_a_server_says_how_long_to_wait(
+    said: str, low: float, high: float, pauses: list[float], server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    server.script = fails_for(found[:1], refusal(429, retry_after=said), times=1)
+    ask(server, found[:1], tmp_path)
+    (pause,) = pauses
+    assert low <= pause <= high
+
+
+def test_the_pauses_grow(pauses: list[float], server: Endpoint, found: list[Situation], tmp_path: Path) -> None:
+    server.script = fails_for(found[:1], refusal(503), times=9)
+    config = config_of(server, retries=9)
+    write_all(tmp_path, found[:1], EndpointWriter(config, 0.9, MAX_TOKENS), (), 0.0)
+    assert len(pauses) == 9
+    assert all(0.75 * most <= pause <= most for pause, most in zip(pauses, (0.5, 1, 2, 4, 8, 16, 32), strict=False))
+    assert max(pauses) <= 60.0
+
+
+# A server that is gone
+
+
+@pytest.mark.parametrize("name", sorted({*PASSING, *GARBAGE}))
+def test_too_many_failures_in_a_row_end_the_run_and_nothing_is_lost(
+    name: str, server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    slow = name in SLOW
+    server.script = fails_after(0 if slow else 5, (PASSING | GARBAGE)[name])
+    with pytest.raises(ExampleError) as caught:
+        ask(server, found, tmp_path, concurrency=1, retries=1, timeout=0.2 if slow else 20.0)
+    answered = 0 if slow else 5
+    message = str(caught.value)
+    assert f"4 requests to {server.url} in a row failed" in message
+    assert "repeat the command when the server answers" in message
+    assert f"{12 - answered} of 12 texts are not written yet" in message
+    assert "\n" not in message
+    # Four in a row, each asked twice if that may help; the server may not even notice that it was too slow.
+    expected = answered + 4 * (2 if name in PASSING else 1)
+    assert server.asked.total() <= expected if slow else server.asked.total() == expected
+    assert kept(tmp_path) == places(found[:answered])
+    server.script = lambda prompt, before: None
+    written = ask(server, found, tmp_path)
+    assert {item.text for item in written} == {TEXT}
+    # What was answered before is not asked again, and what failed is.
+    assert [server.asked[prompt_of(state)] for state in found[:answered]] == [1] * answered
+    if name not in GARBAGE:
+        assert server.served == Counter(map(prompt_of, found))
+    check_whole(tmp_path, found)
+
+
+def test_what_was_answered_while_the_server_broke_is_kept(
+    server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    """As before, with requests side by side: which of them were answered is for the server to say."""
+    for answers in (3, 4):
+        server.script = fails_after(answers, refusal(500))
+        with pytest.raises(ExampleError, match="in a row failed"):
+            ask(server, found, tmp_path, concurrency=8, max_failures=0)
+        assert Counter(kept(tmp_path)) == Counter(
+            place for state, place in zip(found, places(found), strict=True) if server.served[prompt_of(state)]
+        )
+    server.script = lambda prompt, before: None
+    ask(server, found, tmp_path, concurrency=8)
+    assert server.served == Counter(map(prompt_of, found))
+    check_whole(tmp_path, found)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_ends_the_run_at_once(status: int, server: Endpoint, found: list[Situation], tmp_path: Path) -> None:
+    server.script = fails_after(5, refusal(status, f"no model for {KEY}"))
+    with pytest.raises(
+        ExampleError, match=rf"refuses to serve model 'writer' \(status {status}\).*{VARIABLE}"
+    ) as caught:
+        ask(server, found, tmp_path, concurrency=1)
+    assert server.url in str(caught.value)
+    assert server.asked.total() == 6
+    assert kept(tmp_path) == places(found[:5])
+
+
+def test_a_server_that_is_not_there_ends_the_run(found: list[Situation], tmp_path: Path) -> None:
+    with Endpoint() as server:
+        pass
+    with pytest.raises(ExampleError, match=r"4 requests to http://127.* failed.*repeat the command"):
+        ask(server, found, tmp_path, concurrency=1)
+    assert kept(tmp_path) == []
+
+
+# Spending
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 8])
+@pytest.mark.parametrize("limit", [1, 100, 550, 1050])
+def test_spending_ends_less_than_one_request_above_the_limit(
+    limit: int, concurrency: int, server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    with pytest.raises(ExampleError) as caught:
+        ask(server, found, tmp_path, concurrency=concurrency, token_limit=limit)
+    spent = server.served.total() * WORTH
+    assert limit <= spent < limit + WORTH
+    assert f"{spent:,} tokens" in str(caught.value)
+    assert f"early_experience.reflection.endpoint.token_limit={limit:,}" in str(caught.value)
+    assert f"{12 - spent // WORTH} of 12 texts are not written yet" in str(caught.value)
+    assert len(kept(tmp_path)) == spent // WORTH
+
+
+def test_a_limit_holds_for_all_repetitions_of_a_command_together(
+    server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    for limit, total in ((500, 5), (500, 5), (900, 9), (901, 10)):
+        with pytest.raises(ExampleError, match="raise the limit"):
+            ask(server, found, tmp_path, concurrency=8, token_limit=limit)
+        assert server.served.total() == total
+    ask(server, found, tmp_path, concurrency=8)
+    assert server.served == Counter(map(prompt_of, found))
+    check_whole(tmp_path, found)
+
+
+def test_a_limit_that_is_reached_with_the_last_state_ends_nothing(
+    server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    assert len(ask(server, found, tmp_path, token_limit=12 * WORTH)) == 12
+
+
+def test_a_server_that_does_not_say_what_it_took_is_trusted_with_no_token_too_many(
+    server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    server.script = lambda prompt, before: completion(usage=None)
+    most = [sum(len(message["content"].encode()) for message in state.prompt) + MAX_TOKENS for state in found]
+    with pytest.raises(ExampleError, match="raise the limit"):
+        ask(server, found, tmp_path / "whole", token_limit=sum(most[:4]), concurrency=1)
+    assert server.asked.total() == 4
+    with pytest.raises(ExampleError, match="raise the limit"):
+        ask(server, found, tmp_path / "more", token_limit=sum(most[:4]) + 1, concurrency=1)
+    assert server.asked.total() == 4 + 5
+
+
+def test_a_ledger_that_is_none_is_refused(server: Endpoint, found: list[Situation], tmp_path: Path) -> None:
+    for text in ("", "[]", '{"schema": 7, "prompt_tokens": 1, "completion_tokens": 1}', '{"schema": 1}'):
+        (tmp_path / "spending.json").write_text(text)
+        with pytest.raises(StoreError, match=r"spending\.json does not say"):
+            ask(server, found, tmp_path)
+    assert not server.asked
+
+
+# The key
+
+
+@pytest.mark.parametrize(
+    ("script", "ends"),
+    [
+        (fails_for([], refusal(500)), None),
+        (fails_after(3, refusal(401, f"Incorrect key: {KEY}")), "refuses"),
+        (fails_after(3, refusal(400, f"{'x' * 165} {KEY}")), "failed"),
+        (fails_after(3, Reply(f"<p>{KEY}</p>", 500, {"Content-Type": "text/html"})), "failed"),
+        (fails_after(3, Reply(f'{{"{KEY}'.encode())), "failed"),
+        (lambda prompt, before: completion(f"{TEXT} {KEY}"), None),
+    ],
+)
+def test_the_key_is_in_no_file_no_log_and_no_message(
+    script: Script,
+    ends: str | None,
+    server: Endpoint,
+    found: list[Situation],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("", *logging.root.manager.loggerDict):
+        caplog.set_level(logging.DEBUG, name)
+    server.script = script
+    with pytest.raises(ExampleError, match=ends) if ends else nullcontext() as caught:
+        ask(server, found, tmp_path)
+    said = "".join(traceback.format_exception(caught.value)) if caught else ""
+    assert server.authorizations == {f"Bearer {KEY}"}
+    assert any(record.name.startswith("openai") for record in caplog.records)
+    logged = caplog.text + "".join(f"{record.args!r} {record.exc_info!r}" for record in caplog.records)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    rows = [repr(read_table(path, SCHEMA)) for path in files if path.suffix == ".parquet"]
+    assert rows
+    # Half of it would be bad enough.
+    for part in (KEY, KEY[:12], KEY[12:]):
+        assert not any(part in text for text in (said, logged, *capfd.readouterr(), *rows))
+        assert not any(part.encode() in content for content in files.values())
+
+
+def test_a_placeholder_for_a_server_without_keys_is_a_word_like_any_other(
+    server: Endpoint, found: list[Situation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "clear")
+    assert {item.text for item in ask(server, found, tmp_path)} == {TEXT}
+
+
+# What is refused before anything is asked
+
+
+@pytest.mark.parametrize("key", [None, "", "two words", f"{KEY}\n", f"{KEY}\r\nHost: elsewhere", "schl\u00fcssel"])
+def test_a_key_that_cannot_be_one_is_refused(
+    key: str | None, server: Endpoint, found: list[Situation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(VARIABLE) if key is None else monkeypatch.setenv(VARIABLE, key)
+    with pytest.raises(ConfigError, match=VARIABLE) as caught:
+        ask(server, found, tmp_path)
+    assert not key or key not in str(caught.value)
+    assert not server.asked
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"url": ""}, "url has no value"),
+        ({"model": ""}, "model has no value"),
+        ({"url": "localhost:8000/v1"}, "url='localhost:8000/v1' is no address"),
+        ({"url": "http://localhost:port/v1"}, "is no address"),
+        ({"url": "http:///v1"}, "is no address"),
+    ],
+)
+def test_a_server_that_cannot_be_one_is_refused(
+    values: dict[str, str], named: str, server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"early_experience.reflection.endpoint.*{named}"):
+        ask(server, found, tmp_path, **values)
+    assert not server.asked

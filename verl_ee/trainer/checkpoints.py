@@ -1,0 +1,146 @@
+"""What can be known of verl's checkpoints before a job loads or writes one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from verl_ee.errors import ConfigError, StageError
+
+TRACKER = "latest_checkpointed_iteration.txt"
+"""Where verl keeps the number of the newest checkpoint of a run."""
+SHARDS = ("model", "optim", "extra_state")
+"""What verl's FSDP checkpoint has of every worker."""
+SHAPE = ("architectures", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+"""Keys of a Hugging Face model config in which two models that share weights agree."""
+
+
+def resumed_from(config: DictConfig, root: Path) -> Path | None:
+    """Return the checkpoint that verl would resume a job from, or None.
+
+    Args:
+        config: of verl.
+        root: `trainer.default_local_dir`.
+
+    Raises:
+        ConfigError: if the tracker or the folder that it names is broken.
+    """
+    mode = config.trainer.resume_mode
+    if mode == "resume_path":
+        path = Path(config.trainer.resume_from_path or "").expanduser()
+        if not path.is_dir() or "global_step_" not in path.name:
+            raise ConfigError(
+                f"trainer.resume_from_path={config.trainer.resume_from_path!r} is no checkpoint folder. "
+                "Name a folder global_step_<n>."
+            )
+        return path
+    tracker = root / TRACKER
+    if mode == "disable" or not tracker.exists():
+        return None
+    text = tracker.read_text(encoding="utf-8").strip()
+    found = ", ".join(sorted(path.name for path in root.glob("global_step_*"))) or "none"
+    if not text.isdecimal():
+        raise ConfigError(
+            f"{tracker} should hold the number of the newest checkpoint, not {text!r}. Write the number of one that is "
+            f"there ({found}) into it."
+        )
+    path = root / f"global_step_{text}"
+    if not path.is_dir():
+        raise ConfigError(
+            f"{tracker} names global_step_{text}, which is missing (there: {found}). Write the number of one that is "
+            "there into it, or bring the folder back."
+        )
+    return path
+
+
+def check_actor(actor: Path, config: DictConfig) -> None:
+    """Refuse an actor checkpoint that verl could not load into this job.
+
+    Args:
+        actor: its folder.
+        config: of verl; other strategies than FSDP and FSDP2 are checked for their folder and model alone.
+
+    Raises:
+        ConfigError: naming the file and what to do.
+    """
+    if not actor.is_dir():
+        raise ConfigError(f"{actor} is missing. Bring the checkpoint back, or resume from another one.")
+    _check_shape(actor / "huggingface" / "config.json", config.actor_rollout_ref.model.path)
+    if config.actor_rollout_ref.actor.strategy not in ("fsdp", "fsdp2"):
+        return
+    world = int(config.trainer.n_gpus_per_node * config.trainer.nnodes)
+    for rank in range(world):
+        for shard in SHARDS:
+            _check_shard(actor / f"{shard}_world_size_{world}_rank_{rank}.pt", world)
+
+
+def check_space(root: Path, size: int, stages: int, grpo: int) -> None:
+    """Refuse to train when the checkpoints to come do not fit on the disk.
+
+    Args:
+        root: folder of the run.
+        size: bytes of one checkpoint, over all workers.
+        stages: checkpoints of mid-training that are kept at a time, the hand-over included.
+        grpo: checkpoints of GRPO that are kept at a time.
+
+    Raises:
+        StageError: with what is needed, what is free and what to change.
+    """
+    free, needed = shutil.disk_usage(root).free, size * (stages + grpo)
+    if needed > free:
+        raise StageError(
+            f"trainer.default_local_dir={str(root)!r} has {_gib(free)} free, but the checkpoints of this run need "
+            f"{_gib(needed)}: {_gib(size)} each, {stages} of mid-training and {grpo} of GRPO. Free space, choose "
+            "another folder, or keep fewer with trainer.max_actor_ckpt_to_keep or a larger trainer.save_freq."
+        )
+
+
+def kept_by_grpo(trainer: Mapping[str, Any], steps: int) -> int:
+    """Return how many checkpoints verl keeps at a time during GRPO.
+
+    Args:
+        trainer: verl's `trainer` config.
+        steps: of GRPO.
+    """
+    freq, keep = int(trainer["save_freq"]), trainer.get("max_actor_ckpt_to_keep")
+    saves = 0 if freq <= 0 else -(-steps // freq)
+    return saves if not keep else min(saves, int(keep) + (int(keep) == 1))
+
+
+def _check_shape(path: Path, model: str) -> None:
+    expected = Path(model).expanduser() / "config.json"
+    if not path.exists() or not expected.exists():
+        return
+    try:
+        here, there = (json.loads(item.read_text(encoding="utf-8")) for item in (path, expected))
+    except ValueError:
+        raise ConfigError(f"{path} is broken. Resume from another checkpoint.") from None
+    for key in SHAPE:
+        if here.get(key) != there.get(key):
+            raise ConfigError(
+                f"{path.parent.parent} is a checkpoint of another model: {key} is {here.get(key)!r} there and "
+                f"{there.get(key)!r} in actor_rollout_ref.model.path={model!r}. Name the model of that run, or "
+                "another folder."
+            )
+
+
+def _check_shard(path: Path, world: int) -> None:
+    if not path.exists():
+        found = sorted(item.name for item in path.parent.glob("model_world_size_*"))
+        raise ConfigError(
+            f"{path} is missing; there: {', '.join(found) or 'no shard'}. A checkpoint is loaded by as many workers as "
+            f"saved it (this job has {world}): restore the file, change trainer.n_gpus_per_node or trainer.nnodes, or "
+            "merge it (python -m verl.model_merger) and start from the merged model."
+        )
+    if not zipfile.is_zipfile(path):
+        raise ConfigError(f"{path} is cut off. Resume from an older checkpoint with trainer.resume_mode=resume_path.")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"

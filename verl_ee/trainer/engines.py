@@ -1,0 +1,132 @@
+"""What verl's FSDP and Megatron engines name and hold differently: modules, checkpoints, the vocabulary."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def is_megatron(engine: Any) -> bool:
+    """Return whether an engine is verl's Megatron engine."""
+    return bool(engine.engine_config.strategy == "megatron")
+
+
+def local_parameters(engine: Any) -> dict[str, torch.Tensor]:
+    """Return this worker's part of every parameter, by names that an actor and its reference share.
+
+    Args:
+        engine: verl's FSDP or Megatron engine, of an actor or a reference.
+    """
+    if not is_megatron(engine):
+        return {name: _local(value) for name, value in engine.module.named_parameters()}
+    from verl.utils.megatron_utils import unwrap_model
+
+    chunks = enumerate(unwrap_model(engine.module))
+    return {f"{index}.{name}": value for index, chunk in chunks for name, value in chunk.named_parameters()}
+
+
+def checkpoint_manager_of(engine: Any) -> Any:
+    """Return what saves and loads an engine's checkpoints; verl misspells the attribute of its Megatron engine."""
+    return engine.checkpoint_mananager if is_megatron(engine) else engine.checkpoint_manager
+
+
+@contextmanager
+def checkpoint_contents(engine: Any, contents: Sequence[str]) -> Iterator[None]:
+    """Save and load these parts of a checkpoint, whatever the job's own checkpoints hold.
+
+    Args:
+        engine: verl's FSDP or Megatron engine, initialised for training.
+        contents: of `model`, `optimizer` and `extra`. The schedule is in `extra` with FSDP, in `optimizer` with
+            Megatron, where the optimizer also holds the full-precision weights.
+    """
+    manager = checkpoint_manager_of(engine)
+    before = manager.checkpoint_save_contents, manager.checkpoint_load_contents
+    manager.checkpoint_save_contents = manager.checkpoint_load_contents = list(contents)
+    try:
+        yield
+    finally:
+        manager.checkpoint_save_contents, manager.checkpoint_load_contents = before
+
+
+def load_parts(engine: Any, path: str, contents: Sequence[str]) -> None:
+    """Load parts of an actor checkpoint into an engine that trains.
+
+    Args:
+        engine: verl's FSDP or Megatron engine.
+        path: folder of the actor checkpoint.
+        contents: as `checkpoint_contents` has them.
+    """
+    with checkpoint_contents(engine, contents):
+        engine.load_checkpoint(path, del_local_after_load=False)
+    if is_megatron(engine) and "optimizer" not in contents:
+        # The optimizer would put the full-precision weights that it still has over the loaded ones.
+        engine.optimizer.reload_model_params()
+
+
+def load_reference(engine: Any, path: str) -> None:
+    """Load the weights of an actor checkpoint into a reference.
+
+    Args:
+        engine: the reference's, built as the actor's.
+        path: folder of the actor checkpoint.
+    """
+    if not is_megatron(engine):
+        # A reference has neither optimizer nor schedule, and the actor's random numbers are not its own.
+        with checkpoint_contents(engine, ["model"]):
+            engine.load_checkpoint(path, del_local_after_load=False)
+        return
+    # A Megatron engine without an optimizer has no checkpoint manager; its weights came from such a folder.
+    from verl.utils.megatron_utils import get_hf_model_checkpoint_path
+
+    load = engine.bridge.load_weights if engine.vanilla_bridge else engine.bridge.load_hf_weights
+    load(engine.module, get_hf_model_checkpoint_path(path))
+
+
+def checkpoint_bytes(engine: Any) -> int:
+    """Return about how many bytes this worker's part of an actor checkpoint takes.
+
+    Weights and two moments of each that is trained; Megatron saves them in full precision, beside the weights of the
+    model, each once over the workers that train on different data.
+    """
+    full = 4
+    parameters = local_parameters(engine).values()
+    if is_megatron(engine):
+        size = sum(value.numel() * (value.element_size() + 3 * full * value.requires_grad) for value in parameters)
+        return int(size // engine.get_data_parallel_size())
+    return sum(value.numel() * value.element_size() * (1 + 2 * value.requires_grad) for value in parameters)
+
+
+def vocabulary_group_of(engine: Any) -> Any:
+    """Return the process group over which an engine splits the logits of a token; None if it does not."""
+    if not is_megatron(engine):
+        return None
+    from megatron.core import parallel_state
+
+    return parallel_state.get_tensor_model_parallel_group()
+
+
+def seed_engine(engine: Any, seed: int, rank: int) -> None:
+    """Define the state of every random number generator that an engine's checkpoints hold.
+
+    Args:
+        engine: verl's FSDP or Megatron engine.
+        seed: of all workers.
+        rank: of this worker; Megatron derives a worker's seeds itself, and needs the same one from all of them.
+    """
+    if is_megatron(engine):
+        from verl.workers.engine.megatron.utils import set_random_seed
+
+        set_random_seed(seed)
+        return
+    random.seed(seed + rank)
+    np.random.seed(seed + rank)
+    torch.manual_seed(seed + rank)
+
+
+def _local(value: Any) -> torch.Tensor:
+    return value.to_local() if hasattr(value, "to_local") else value
