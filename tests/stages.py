@@ -27,7 +27,7 @@ class Group:
 
     def update_actor(self, batch: Any) -> Any:
         self.updates += 1
-        return self.member.update_actor(batch())
+        return self.member.update_actor(batch)
 
     def save_stage(self, path: str, step: int) -> None:
         self.member.save_stage(path, step)

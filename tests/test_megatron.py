@@ -37,7 +37,6 @@ LAYOUTS = (
     pytest.param((1, 1, False), id="tp1-padded"),
     pytest.param((2, 1, True), id="tp2-packed"),
     pytest.param((1, 2, True), id="pp2-packed", marks=pytest.mark.slow),
-    pytest.param((2, 1, False), id="tp2-padded", marks=pytest.mark.slow),
 )
 
 

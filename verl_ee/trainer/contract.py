@@ -67,6 +67,7 @@ NAMES: tuple[Name, ...] = (
     Name("verl.workers.engine.fsdp.transformer_impl", "FSDPEngine._build_lr_scheduler", ("self", "optimizer")),
     Name("verl.workers.engine.fsdp.transformer_impl", "FSDPEngine._build_fsdp_module", ("self", "module")),
     Name("verl.workers.engine.fsdp.transformer_impl", "FSDPEngineWithLMHead"),
+    Name("verl.workers.engine.fsdp.transformer_impl", "load_fsdp_model_to_gpu", ("model",)),
     Name("verl.workers.engine.base", "EngineRegistry.register", ("model_type", "backend", "device")),
     Name("verl.utils.checkpoint.checkpoint_manager", "BaseCheckpointManager.register_checkpoint", ("self", "new_path")),
     Name("verl.utils.tensordict_utils", "assign_non_tensor", ("tensor_dict",)),

@@ -24,7 +24,7 @@ class Hurdle:
         clear: makes the change; called once per process.
         reason: what fails without it.
         until: when the function can be deleted.
-        replaces: attributes of verl that it replaces, as `module:name`; empty where a registry is enough.
+        replaces: attributes of verl or torch that it replaces, as `module:name`; empty where a registry is enough.
     """
 
     clear: Callable[[], None]
@@ -49,6 +49,18 @@ HURDLES: tuple[Hurdle, ...] = (
         engine.register_engine,
         "No FSDP engine is registered for the device 'cpu', and a reference model under FSDP2 pins memory.",
         "verl registers its FSDP engines for 'cpu' and pins memory only where an accelerator is.",
+    ),
+    Hurdle(
+        engine.synchronise_on_cpu,
+        "torch's FSDP refuses to broadcast weights that are on a CPU, which verl asks for with strategy=fsdp.",
+        "torch checks for weights that the process group cannot broadcast.",
+        ("torch.distributed.fsdp._init_utils:_check_module_states_for_sync_module_states",),
+    ),
+    Hurdle(
+        engine.leave_weights_in_memory,
+        "verl brings FSDP's weights to the device 'cpu:cpu' before it saves them.",
+        "verl moves weights only where there is an accelerator.",
+        ("verl.workers.engine.fsdp.transformer_impl:load_fsdp_model_to_gpu",),
     ),
     Hurdle(
         engine.use_whole_log_softmax,

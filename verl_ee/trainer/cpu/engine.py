@@ -22,6 +22,24 @@ def use_whole_log_softmax() -> None:
     after_import("verl.utils.torch_functional", replace)
 
 
+def synchronise_on_cpu() -> None:
+    """Let FSDP broadcast weights that are in a CPU's memory, which gloo can."""
+
+    def replace(module: ModuleType) -> None:
+        module._check_module_states_for_sync_module_states = lambda _: None  # type: ignore[attr-defined]
+
+    after_import("torch.distributed.fsdp._init_utils", replace)
+
+
+def leave_weights_in_memory() -> None:
+    """Let FSDP engines save and load weights where they are: there is no device to bring them to."""
+
+    def replace(module: ModuleType) -> None:
+        module.load_fsdp_model_to_gpu = lambda _: None  # type: ignore[attr-defined]
+
+    after_import("verl.workers.engine.fsdp.transformer_impl", replace)
+
+
 def _register(module: ModuleType) -> None:
     from verl.workers.engine.base import EngineRegistry
 
