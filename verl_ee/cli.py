@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ def _check(_: argparse.Namespace) -> int:
         print(f"{what:28} {where}")
     print()
     names = contract.NAMES + (contract.ROLLOUT_NAMES if contract.active() else ())
+    names += contract.MEGATRON_NAMES if find_spec("megatron") else ()
     problems = {str(name): contract.problem_with(name) for name in names}
     for name, problem in problems.items():
         print(f"{'differs' if problem else 'ok':8} {name}{'  ' + problem if problem else ''}")

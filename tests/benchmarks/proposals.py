@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import hydra
 import ray
@@ -118,11 +118,17 @@ class Bench:
 class Bare:
     """vLLM in a process of its own, that generates when it is asked."""
 
-    def __init__(self, engine: dict[str, Any], environ: dict[str, str], errors: Any) -> None:
+    def __init__(self, engine: dict[str, Any], environ: dict[str, str], log: Path) -> None:
         environ = environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        command, pipe = [sys.executable, "-m", "benchmarks.proposals", "bare"], subprocess.PIPE
-        self._process = subprocess.Popen(command, env=environ, stdin=pipe, stdout=pipe, stderr=errors, text=True)
-        self._errors = errors
+        self._log, (replies, reply) = log, os.pipe()
+        # vLLM and what it imports print to stdout, so answers come through a pipe of their own.
+        command = [sys.executable, "-m", "benchmarks.proposals", "bare", str(reply)]
+        with log.open("w") as said:
+            self._process = subprocess.Popen(
+                command, env=environ, stdin=subprocess.PIPE, stdout=said, stderr=said, text=True, pass_fds=[reply]
+            )
+        os.close(reply)
+        self._replies = os.fdopen(replies)
         self.ask(engine)
 
     def ask(self, request: dict[str, Any]) -> Any:
@@ -131,18 +137,18 @@ class Bare:
         Raises:
             RuntimeError: if the process ends without one.
         """
-        source, sink = self._process.stdout, self._process.stdin
-        if source is not None and sink is not None:
+        sink = self._process.stdin
+        if sink is not None:
             sink.write(json.dumps(request) + "\n")
             sink.flush()
-            line = source.readline()
-            if line:
-                return json.loads(line)
-        self._errors.seek(0)
-        raise RuntimeError(f"Bare vLLM ended without an answer:\n{self._errors.read()[-3000:]}")
+        line = self._replies.readline()
+        if not line:
+            raise RuntimeError(f"Bare vLLM ended without an answer:\n{self._log.read_text()[-3000:]}")
+        return json.loads(line)
 
     def close(self) -> None:
         self._process.communicate()
+        self._replies.close()
 
 
 @contextmanager
@@ -159,21 +165,20 @@ def started(report: Report, folder: Path) -> Iterator[Bench]:
     rollout: Any = OmegaConf.to_container(config.actor_rollout_ref.rollout, resolve=True)
     engine = {key: rollout[key] for key in ENGINE} | rollout["engine_kwargs"]["vllm"]
     ray.init(address="local", num_cpus=16, num_gpus=1, include_dashboard=False, log_to_driver=False)
-    with (folder / "bare").open("w+") as errors:
-        bare = Bare(engine, settings.environ, errors)
-        try:
-            client = LLMServerManager.create(config=config).get_client()
-            collect = CollectConfig(alternatives="policy", k=K)
-            proposer = PolicyProposer(client, encoder, tokenizer, collect, SAMPLING, "bench", PROMPT)
-            states = household(encoder)
-            turns = [list(itertools.islice(states, count)) for count in (WARM_UP, *[STATES] * report.runs)]
-            bench = Bench(proposer, bare, turns)
-            bench.ours()
-            bench.bare()
-            yield bench
-        finally:
-            bare.close()
-            ray.shutdown()
+    bare = Bare(engine, settings.environ, folder / "bare.log")
+    try:
+        client = LLMServerManager.create(config=config).get_client()
+        collect = CollectConfig(alternatives="policy", k=K)
+        proposer = PolicyProposer(client, encoder, tokenizer, collect, SAMPLING, "bench", PROMPT)
+        states = household(encoder)
+        turns = [list(itertools.islice(states, count)) for count in (WARM_UP, *[STATES] * report.runs)]
+        bench = Bench(proposer, bare, turns)
+        bench.ours()
+        bench.bare()
+        yield bench
+    finally:
+        bare.close()
+        ray.shutdown()
 
 
 def figures(report: Report, folder: Path) -> None:
@@ -184,13 +189,10 @@ def figures(report: Report, folder: Path) -> None:
         report.figure("proposals/vllm", bench.ours, bench.bare, None, thresholds, constants)
 
 
-def serve() -> None:
+def serve(replies: IO[str]) -> None:
     """Serve requests from stdin: the first starts the engine, each other one is prompts to answer."""
     from vllm import LLM, SamplingParams, TokensPrompt
 
-    # vLLM logs to stdout.
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
     sampling = {key: value for key, value in SAMPLING.items() if key != "logprobs"}
     params = SamplingParams(temperature=1.0, max_tokens=RESPONSE, **sampling)
     engine = LLM(model=str(MODEL), **json.loads(sys.stdin.readline()))
@@ -213,7 +215,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["bare"]:
-        serve()
+    if sys.argv[1:2] == ["bare"]:
+        serve(os.fdopen(int(sys.argv[2]), "w"))
     else:
         sys.exit(main())

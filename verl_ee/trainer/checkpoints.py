@@ -71,7 +71,8 @@ def check_actor(actor: Path, config: DictConfig) -> None:
     """
     if not actor.is_dir():
         raise ConfigError(f"{actor} is missing. Bring the checkpoint back, or resume from another one.")
-    _check_shape(actor / "huggingface" / "config.json", config.actor_rollout_ref.model.path)
+    for part in ("huggingface", "model/huggingface"):  # FSDP's, Megatron's
+        _check_shape(actor, actor / part / "config.json", config.actor_rollout_ref.model.path)
     if config.actor_rollout_ref.actor.strategy not in ("fsdp", "fsdp2"):
         return
     world = int(config.trainer.n_gpus_per_node * config.trainer.nnodes)
@@ -113,7 +114,7 @@ def kept_by_grpo(trainer: Mapping[str, Any], steps: int) -> int:
     return saves if not keep else min(saves, int(keep) + (int(keep) == 1))
 
 
-def _check_shape(path: Path, model: str) -> None:
+def _check_shape(actor: Path, path: Path, model: str) -> None:
     expected = Path(model).expanduser() / "config.json"
     if not path.exists() or not expected.exists():
         return
@@ -124,7 +125,7 @@ def _check_shape(path: Path, model: str) -> None:
     for key in SHAPE:
         if here.get(key) != there.get(key):
             raise ConfigError(
-                f"{path.parent.parent} is a checkpoint of another model: {key} is {here.get(key)!r} there and "
+                f"{actor} is a checkpoint of another model: {key} is {here.get(key)!r} there and "
                 f"{there.get(key)!r} in actor_rollout_ref.model.path={model!r}. Name the model of that run, or "
                 "another folder."
             )

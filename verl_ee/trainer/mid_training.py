@@ -68,7 +68,8 @@ class MidTraining:
         """
         done = self._done(name, Progress(0, total, digest_of(examples)), force)
         if done.step == 0 and after != self._holds:
-            self._load(str(after), self._folder.trained()[str(after)].step, ["model"])
+            # Megatron keeps the weights in full precision with the optimizer, whose moments the stage forgets.
+            self._load(str(after), self._folder.trained()[str(after)].step, ["model", "optimizer"])
         self._group.begin_stage(stage, total)
         if done.step:
             self._load(name, done.step, ["model", "optimizer", "extra"])

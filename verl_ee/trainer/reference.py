@@ -104,12 +104,20 @@ def anchor_of(config: DictConfig, folder: RunFolder) -> Path:
 
 
 def check_meshes(config: DictConfig) -> None:
-    """Refuse a reference that cannot load what the actor saves.
+    """Refuse a reference that cannot become what the actor saves.
 
     Raises:
         ConfigError: naming the keys that differ.
     """
     actor, ref = config.actor_rollout_ref.actor, config.actor_rollout_ref.ref
+    if config.actor_rollout_ref.model.get("lora_rank", 0):
+        if actor.strategy == "megatron":
+            raise ConfigError(
+                "actor_rollout_ref.model.lora_rank with actor_rollout_ref.actor.strategy='megatron': the adapter at "
+                f"hand-over cannot be GRPO's reference there. Add {ROOT}.hand_over.reference=base, or use fsdp2."
+            )
+        # The actor itself is the reference.
+        return
     pairs = {"strategy": (actor.strategy, ref.strategy)}
     if actor.strategy == ref.strategy:
         part, keys = ("megatron", MEGATRON_MESH) if actor.strategy == "megatron" else ("fsdp_config", MESH)
