@@ -201,7 +201,8 @@ def registered() -> dict[str, str]:
 
     from verl_ee.config.schema import ROOT
 
-    flags = [name.removesuffix(".yaml") for name in ConfigStore.instance().repo.get(ROOT, {})]
+    stored = (name.removesuffix(".yaml") for name in ConfigStore.instance().repo.get(ROOT, {}))
+    flags = [name for name in stored if name != "flag"]
     hurdles = ", ".join(hurdle.clear.__name__ for hurdle in HURDLES) if active() else "none (an accelerator is present)"
     return {
         "flag +early_experience=": ", ".join(sorted(flags)) or "missing: the plugin verl_ee was not loaded",

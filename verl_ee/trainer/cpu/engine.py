@@ -35,7 +35,7 @@ def leave_weights_in_memory() -> None:
     """Let FSDP engines save and load weights where they are: there is no device to bring them to."""
 
     def replace(module: ModuleType) -> None:
-        module.load_fsdp_model_to_gpu = lambda _: None  # type: ignore[attr-defined]
+        module.load_fsdp_model_to_gpu = lambda model: None  # type: ignore[attr-defined]
 
     after_import("verl.workers.engine.fsdp.transformer_impl", replace)
 
