@@ -38,6 +38,7 @@ test-all: setup
 
 # From the folder tests: verl installs a top-level package `tests` of its own.
 bench: setup
+	python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[bench]'
 	cd tests && python -m benchmarks.$(BENCH)
 
 lint: setup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import asyncio
 import json
 import shutil
@@ -349,6 +350,7 @@ FAILURES = {
 def test_a_demonstration_that_cannot_be_played_is_named_and_left_out(
     config: DictConfig, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, case: str
 ) -> None:
+    caplog.set_level(logging.WARNING, "verl_ee.trainer.recorder")
     bad, words = FAILURES[case]
     found = record(write(tmp_path, [GUESSES[1], bad, GUESSES[0]]), config, 0.34)
     assert [pieces(item, tokenizer)[-1][1] for item in found.examples] == ["7" + END] * 2
