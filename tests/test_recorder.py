@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import asyncio
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
