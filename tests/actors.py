@@ -236,6 +236,8 @@ def hand_over(rows: list[tuple[list[int], list[int], str]], into: str) -> Any:
         metrics = tu.get(actor.update_actor(to_batch(examples, 2, 0)), "metrics")
         losses.append(sums_of(metrics)["sums/imitation/nll"])
     before = actor.training_state()
+    actor.hand_over(True)
+    with_optimizer = actor.training_state()
     actor.hand_over()
     after = actor.training_state()
     saved = [f"{into}/global_step_{step}/actor" for step in range(3)]
@@ -247,6 +249,7 @@ def hand_over(rows: list[tuple[list[int], list[int], str]], into: str) -> Any:
         "rates": rates,
         "losses": losses,
         "before": before,
+        "with_optimizer": with_optimizer,
         "after": after,
         "kept": [Path(path).exists() for path in saved],
         "loss_restored": actor.actor.loss_fn is actor.loss_fn,

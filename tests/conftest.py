@@ -19,6 +19,8 @@ SMALL = (
     "actor_rollout_ref.rollout.n=2",
     "actor_rollout_ref.actor.ppo_mini_batch_size=4",
     "actor_rollout_ref.actor.use_kl_loss=True",
+    # Old log-probabilities of the actor, so that they can be compared with the reference's.
+    "algorithm.rollout_correction.bypass_mode=False",
     "actor_rollout_ref.ref.log_prob_use_dynamic_bsz=True",
     "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=32768",
     "trainer.total_training_steps=2",

@@ -132,6 +132,7 @@ def test_hand_over_leaves_a_fresh_optimizer_and_keeps_its_checkpoint(rows: Rows,
     assert result["rates"] == pytest.approx(expected)
     assert result["losses"][-1] < result["losses"][0]
     assert result["before"]["parameters_with_moments"] > 0
+    assert result["with_optimizer"] == result["before"] | {"lr": pytest.approx(1e-3), "schedule": 0}
     assert result["after"]["parameters_with_moments"] == 0
     assert result["after"]["weights"] == result["before"]["weights"]
     assert result["after"]["lr"] == pytest.approx(1e-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,15 @@ def test_hand_over_is_a_verl_checkpoint_that_rotation_keeps(job: Job) -> None:
     optimizer = torch.load(actor / "optim_world_size_1_rank_0.pt", weights_only=False)
     assert optimizer["state"] == {}
     assert optimizer["param_groups"][0]["lr"] == pytest.approx(1e-4)
+
+
+def test_reference_of_the_first_step_is_the_handed_over_policy(job: Job) -> None:
+    gaps = [row["early_experience/reference_gap"] for row in job.rows("metrics.jsonl") if row["stage"] == "grpo"]
+    assert gaps[0] <= 1e-5
+    assert gaps[1] > 1e-3
+    line = next(line for line in job.output.splitlines() if "hand-over: policy" in line)
+    before, after, reference = re.findall(r"\b[0-9a-f]{12}\b", line)
+    assert before == after == reference
 
 
 def test_prompts_of_training_equal_prompts_of_rollouts(job: Job) -> None:
