@@ -58,7 +58,7 @@ class Roads:
         files = ("--env", ENV, "--experts", experts, "--store", store)
         self._ours("export", *files, "--format", "verl-sft", "--out", data)
         tasks = self._folder / "tasks.parquet"
-        self._ours("envs", "tasks", "--env", ENV, "-n", "64", "--out", str(tasks))
+        self._ours("envs", "tasks", "--env", ENV, "--split", "train", "-n", "64", "--out", str(tasks))
         frame = pd.read_parquet(tasks)
         frame["agent_name"] = "single_turn_agent"
         frame.to_parquet(tasks)
@@ -88,8 +88,8 @@ class Roads:
     def separate_jobs(self) -> Sample:
         """Run SFT, merge, SFT, merge and GRPO, one after the other."""
         out, model, commands = self._fresh("separate"), str(MODEL), []
-        for name in ("iwm", "expert"):
-            rows = self._folder / "rows" / f"{name}_sft.parquet"
+        for name in ("world_model", "imitation"):
+            rows = self._folder / "rows" / f"{name}.parquet"
             # verl's loader drops a last batch that is not full.
             steps = len(pd.read_parquet(rows)) // BATCH
             commands.append(self._sft(rows, model, out / name, steps))
