@@ -350,7 +350,7 @@ FAILURES = {
 def test_a_demonstration_that_cannot_be_played_is_named_and_left_out(
     config: DictConfig, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, case: str
 ) -> None:
-    caplog.set_level(logging.WARNING, "verl_ee.trainer.recorder")
+    caplog.set_level(logging.WARNING, "verl.verl_ee.trainer.recorder")
     bad, words = FAILURES[case]
     found = record(write(tmp_path, [GUESSES[1], bad, GUESSES[0]]), config, 0.34)
     assert [pieces(item, tokenizer)[-1][1] for item in found.examples] == ["7" + END] * 2
@@ -358,7 +358,7 @@ def test_a_demonstration_that_cannot_be_played_is_named_and_left_out(
     assert found.rows == 3
     (failed,) = found.failed
     assert all(word in failed for word in ["Row 1: ", *words])
-    (line,) = [item.getMessage() for item in caplog.records if item.name == "verl_ee.trainer.recorder"]
+    (line,) = [item.getMessage() for item in caplog.records if item.name == "verl.verl_ee.trainer.recorder"]
     assert failed in line
     assert "left out" in line
 

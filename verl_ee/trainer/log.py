@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from verl_ee.experience.files import atomic
 
+VERL = "verl"
+"""verl shows what its own logger says, and keeps it apart from the root logger, which other libraries silence."""
 STEP_KEY = "early_experience/step"
 MONOTONIC = ("wandb", "vemlp_wandb")
 """Loggers that drop a step below one that they have seen."""
+
+
+def logger_of(module: str) -> logging.Logger:
+    """Return the logger of a module, as a part of verl's."""
+    return logging.getLogger(f"{VERL}.{module}")
 
 
 class StageLog:

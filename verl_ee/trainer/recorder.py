@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +18,9 @@ from verl.workers.rollout.replica import TokenOutput
 from verl_ee.errors import ExampleError, ExampleFileError, did_you_mean
 from verl_ee.objectives.examples import Example
 from verl_ee.objectives.recording import COLUMN, Recording, check_failures, read_responses
+from verl_ee.trainer.log import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 AT_A_TIME = 16
 """Rows whose agent loops run at the same time, at most; GRPO runs many more."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from typing import Any
@@ -19,7 +18,7 @@ from verl_ee.errors import EarlyExperienceError, StageError
 from verl_ee.objectives.curriculum import Curriculum
 from verl_ee.objectives.examples import Encoder
 from verl_ee.trainer.checkpoints import check_space, kept_by_grpo
-from verl_ee.trainer.log import StageLog
+from verl_ee.trainer.log import StageLog, logger_of
 from verl_ee.trainer.mid_training import MidTraining, last_line, save_failed
 from verl_ee.trainer.reference import Reference
 from verl_ee.trainer.run_folder import HAND_OVER, RunFolder
@@ -28,7 +27,7 @@ from verl_ee.trainer.summary import Summary
 from verl_ee.trainer.tokens import encoder_for
 from verl_ee.trainer.worker import EarlyExperienceWorker
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 class EarlyExperience(PPOTrainer):
