@@ -88,7 +88,7 @@ def test_the_cpu_build_answers_to_the_name_vllm() -> None:
     assert importlib.metadata.version("vllm").endswith("+cpu")
 
 
-@pytest.mark.parametrize("name", contract.NAMES + contract.ROLLOUT_NAMES, ids=str)
+@pytest.mark.parametrize("name", contract.NAMES + contract.ROLLOUT_NAMES + contract.VLLM_NAMES, ids=str)
 def test_upstream_name_is_as_relied_on(name: contract.Name) -> None:
     assert contract.problem_with(name) == ""
 

@@ -353,14 +353,14 @@ def test_the_policy_of_a_job_is_asked_in_the_state_that_is_shown(withheld: bool)
         asked.append(messages[-1]["content"])
         return [1, 2]
 
-    class Client:
-        async def generate(self, **_: Any) -> Any:
-            return SimpleNamespace(token_ids=[len(asked), 3, 3])
+    class Drawn:
+        async def sample(self, prompts: list[list[int]], n: int, _: dict[str, Any]) -> list[list[list[int]]]:
+            return [[[len(asked), 3, 3]] * n for _ in prompts]
 
     answers = iter(["Action: open drawer 10", "I look.\nAction: look", "Nothing."])
     tokenizer = SimpleNamespace(decode=lambda *_, **__: next(answers))
     given = config(alternatives="policy", withhold_expert_tool=withheld)
-    proposer = PolicyProposer(Client(), Encoder(prompt, list), tokenizer, given, {}, "model@base", 99)  # type: ignore[arg-type]
+    proposer = PolicyProposer(Drawn(), Encoder(prompt, list), tokenizer, given, {}, "model@base", 99)  # type: ignore[arg-type]
     found = proposer.propose([question()])
     assert asked == [state_text(shown(question(), given))]
     assert ("open drawer" in asked[0]) != withheld

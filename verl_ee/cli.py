@@ -191,6 +191,7 @@ def _check(_: argparse.Namespace) -> int:
         print(f"{what:28} {where}")
     print()
     names = contract.NAMES + (contract.ROLLOUT_NAMES if contract.active() else ())
+    names += contract.VLLM_NAMES if find_spec("vllm") else ()
     names += contract.MEGATRON_NAMES if find_spec("megatron") else ()
     problems = {str(name): contract.problem_with(name) for name in names}
     for name, problem in problems.items():

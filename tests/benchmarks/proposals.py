@@ -36,6 +36,7 @@ from verl_ee.experience.rendering import render_policy
 from verl_ee.experience.states import expert_states
 from verl_ee.objectives.examples import Encoder
 from verl_ee.trainer.proposer import PolicyProposer
+from verl_ee.trainer.sampler import Sampler
 from verl_ee.trainer.tokens import encoder_for
 
 STATES, K, WARM_UP = 256, 8, 64
@@ -167,9 +168,10 @@ def started(report: Report, folder: Path) -> Iterator[Bench]:
     ray.init(address="local", num_cpus=16, num_gpus=1, include_dashboard=False, log_to_driver=False)
     bare = Bare(engine, settings.environ, folder / "bare.log")
     try:
-        client = LLMServerManager.create(config=config).get_client()
+        servers = LLMServerManager.create(config=config)
+        sampler = Sampler(servers.get_client(), servers.get_addresses(), RESPONSE)
         collect = CollectConfig(alternatives="policy", k=K)
-        proposer = PolicyProposer(client, encoder, tokenizer, collect, SAMPLING, "bench", PROMPT)
+        proposer = PolicyProposer(sampler, encoder, tokenizer, collect, SAMPLING, "bench", PROMPT)
         states = household(encoder)
         turns = [list(itertools.islice(states, count)) for count in (WARM_UP, *[STATES] * report.runs)]
         bench = Bench(proposer, bare, turns)

@@ -51,6 +51,7 @@ NAMES: tuple[Name, ...] = (
         "LLMServerClient.generate",
         ("self", "request_id", "prompt_ids", "sampling_params"),
     ),
+    Name("verl.workers.rollout.llm_server", "LLMServerManager.get_addresses", ("self",)),
     Name("verl.trainer.ppo.utils", "Role.ActorRollout"),
     Name("verl.trainer.ppo.utils", "Role.ActorRolloutRef"),
     Name("verl.trainer.ppo.utils", "need_critic", ("config",)),
@@ -131,6 +132,17 @@ ROLLOUT_NAMES: tuple[Name, ...] = (
     Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner.reload_weights", ("self", "weights_iterator")),
 )
 """Used on the CPU platform alone."""
+VLLM_NAMES: tuple[Name, ...] = (
+    Name(
+        "vllm.entrypoints.openai.completion.protocol",
+        "CompletionRequest",
+        (
+            *("prompt", "n", "max_tokens", "return_token_ids", "logprobs"),
+            *("temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
+        ),
+    ),
+)
+"""Used with vLLM as rollout server."""
 MEGATRON_NAMES: tuple[Name, ...] = (
     Name("verl.workers.engine.megatron.transformer_impl", "MegatronEngine._build_lr_scheduler", ("self",)),
     Name("verl.workers.engine.megatron.utils", "set_random_seed", ("seed",)),

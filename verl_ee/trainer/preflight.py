@@ -30,9 +30,11 @@ from verl_ee.objectives.endpoint import check_endpoint
 from verl_ee.objectives.formats import read_rows
 from verl_ee.objectives.gates import GATES
 from verl_ee.trainer.checkpoints import check_actor, resumed_from
+from verl_ee.trainer.cpu import active
 from verl_ee.trainer.demonstrations import check_demonstrations
 from verl_ee.trainer.reference import anchor_of, check_meshes
 from verl_ee.trainer.run_folder import HAND_OVER, RunFolder
+from verl_ee.trainer.sampler import sends_adapter
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
@@ -227,4 +229,10 @@ def _check_verl(config: DictConfig) -> None:
         raise ConfigError(
             f"algorithm.adv_estimator={config.algorithm.adv_estimator!r} needs a critic, which mid-training does not "
             "warm up. Use an estimator without one, for instance algorithm.adv_estimator=grpo."
+        )
+    model = config.actor_rollout_ref.model
+    if active() and sends_adapter(model):
+        raise ConfigError(
+            f"actor_rollout_ref.model.lora.merge={model.lora.merge}: vLLM's CPU build takes no adapter from verl. Add "
+            "actor_rollout_ref.model.lora.merge=True, so that the servers get merged weights."
         )

@@ -6,12 +6,12 @@ import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
-from uuid import uuid4
 
 from verl_ee.config import CollectConfig
 from verl_ee.experience.proposers import Proposal, Proposals, Question, policy_proposals, shown
 from verl_ee.experience.rendering import parse_response, render_policy
 from verl_ee.objectives.examples import Encoder
+from verl_ee.trainer.sampler import Sampler
 
 PROPOSER = "policy"
 
@@ -24,7 +24,7 @@ class PolicyProposer:
 
     def __init__(
         self,
-        client: Any,
+        sampler: Sampler,
         encoder: Encoder,
         tokenizer: Any,
         config: CollectConfig,
@@ -35,7 +35,7 @@ class PolicyProposer:
         """Prepare to sample.
 
         Args:
-            client: verl's `LLMServerClient`; its servers must be awake.
+            sampler: of responses.
             encoder: of prompts.
             tokenizer: decodes responses.
             config: K, draws and temperatures.
@@ -43,7 +43,7 @@ class PolicyProposer:
             policy: version of the policy, kept with every alternative.
             max_prompt: tokens; a longer state gets no alternatives, as a rollout would end there.
         """
-        self._client, self._encoder, self._tokenizer, self._config = client, encoder, tokenizer, config
+        self._sampler, self._encoder, self._tokenizer, self._config = sampler, encoder, tokenizer, config
         self._sampling, self._policy, self._max_prompt = sampling, policy, max_prompt
 
     def propose(self, questions: Sequence[Question]) -> Proposals:
@@ -52,27 +52,37 @@ class PolicyProposer:
 
     async def _propose(self, questions: Sequence[Question]) -> Proposals:
         prompts = [self._encoder.prompt(render_policy(shown(question, self._config))) for question in questions]
-        draws = range(self._config.draws or self._config.k)
         fits = [len(prompt) <= self._max_prompt for prompt in prompts]
-        requests = [
-            self._draw(prompt, draw) for prompt, fit in zip(prompts, fits, strict=True) if fit for draw in draws
-        ]
-        responses = iter(await asyncio.gather(*requests))
+        drawn = iter(await self._draw([prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]))
         alternatives, written = [], 0
         for question, fit in zip(questions, fits, strict=True):
-            drawn = [next(responses) for _ in draws] if fit else []
-            written += sum(len(ids) for ids, _ in drawn)
-            found = [proposal for ids, sampling in drawn if (proposal := self._proposal(ids, sampling)) is not None]
+            responses = next(drawn) if fit else []
+            written += sum(len(ids) for ids, _ in responses)
+            found = [proposal for drawing in responses if (proposal := self._proposal(*drawing)) is not None]
             alternatives.append(policy_proposals(found, self._config, question))
-        read = sum(len(prompt) * len(draws) for prompt, fit in zip(prompts, fits, strict=True) if fit)
+        read = sum(len(prompt) * self._draws for prompt, fit in zip(prompts, fits, strict=True) if fit)
         return Proposals(tuple(alternatives), read, written)
 
-    async def _draw(self, prompt: list[int], draw: int) -> tuple[list[int], dict[str, Any]]:
-        temperatures = self._config.temperatures
-        sampling = {"temperature": temperatures[draw % len(temperatures)], "draw": draw}
-        params = self._sampling | {"temperature": sampling["temperature"]}
-        output = await self._client.generate(request_id=uuid4().hex, prompt_ids=prompt, sampling_params=params)
-        return list(output.token_ids), sampling
+    @property
+    def _draws(self) -> int:
+        return self._config.draws or self._config.k
+
+    async def _draw(self, prompts: list[list[int]]) -> list[list[tuple[list[int], dict[str, Any]]]]:
+        """Return what was drawn for each prompt, draw by draw; the temperatures take turns."""
+        temperatures = self._config.temperatures[: self._draws]
+        turns = len(temperatures)
+        asked = (
+            self._sampler.sample(prompts, len(range(turn, self._draws, turns)), self._sampling | {"temperature": given})
+            for turn, given in enumerate(temperatures)
+        )
+        found = await asyncio.gather(*asked)
+        return [
+            [
+                (found[draw % turns][index][draw // turns], {"temperature": temperatures[draw % turns], "draw": draw})
+                for draw in range(self._draws)
+            ]
+            for index in range(len(prompts))
+        ]
 
     def _proposal(self, ids: list[int], sampling: dict[str, Any]) -> Proposal | None:
         action = parse_response(self._tokenizer.decode(ids, skip_special_tokens=True)).action

@@ -26,6 +26,7 @@ from verl_ee.objectives.summaries import summarise
 from verl_ee.trainer.demonstrations import recorded
 from verl_ee.trainer.proposer import PolicyProposer
 from verl_ee.trainer.run_folder import RunFolder
+from verl_ee.trainer.sampler import Sampler
 from verl_ee.trainer.summary import Summary
 from verl_ee.trainer.writer import PolicyWriter
 
@@ -42,6 +43,7 @@ class Sources:
         tokenizer: of the model.
         encoder: of prompts and targets.
         client: returns verl's client of the rollout servers, which must be awake when it is used.
+        sampler: returns what samples many responses from them.
         begin: called with the name of each part that is made.
     """
 
@@ -52,6 +54,7 @@ class Sources:
     tokenizer: Any
     encoder: Encoder
     client: Callable[[], Any]
+    sampler: Callable[[], Sampler]
     begin: Callable[[str], None]
 
     def curriculum(self) -> Curriculum:
@@ -132,7 +135,7 @@ class Sources:
 
     def _proposer(self, config: CollectConfig) -> PolicyProposer:
         policy, limit = f"{self.config.actor_rollout_ref.model.path}@base", int(self.config.data.max_prompt_length)
-        return PolicyProposer(self.client(), self.encoder, self.tokenizer, config, self._sampling(), policy, limit)
+        return PolicyProposer(self.sampler(), self.encoder, self.tokenizer, config, self._sampling(), policy, limit)
 
     def _writer(self, kind: Literal["policy", "endpoint"]) -> EndpointWriter | PolicyWriter:
         config = self.early.reflection

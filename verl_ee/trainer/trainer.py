@@ -22,6 +22,7 @@ from verl_ee.trainer.log import StageLog, logger_of
 from verl_ee.trainer.mid_training import MidTraining, last_line, save_failed
 from verl_ee.trainer.reference import Reference
 from verl_ee.trainer.run_folder import HAND_OVER, RunFolder
+from verl_ee.trainer.sampler import Sampler
 from verl_ee.trainer.sources import Sources
 from verl_ee.trainer.summary import Summary
 from verl_ee.trainer.tokens import encoder_for
@@ -107,6 +108,7 @@ class EarlyExperience(PPOTrainer):
             self.tokenizer,
             self._encoder(),
             self.get_llm_client,
+            lambda: Sampler.of(self),
             self._begin,
         )
         curriculum = sources.curriculum()

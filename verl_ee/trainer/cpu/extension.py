@@ -22,7 +22,7 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
         Raises:
             UpstreamError: for a LoRA adapter, which vLLM's CPU build does not take here.
         """
-        if peft_config and base_sync_done:
+        if peft_config:
             raise UpstreamError(
                 "LoRA adapters are not sent to vLLM's CPU build. Set actor_rollout_ref.model.lora.merge=True."
             )

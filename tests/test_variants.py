@@ -1,0 +1,93 @@
+"""Whole jobs of what a user may choose besides the method: an adapter, summaries as targets, own agent loops."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, Job, run_recipe
+
+from verl_ee.experience.store import read_outcomes
+from verl_ee.objectives.summaries import read_summaries
+
+pytestmark = pytest.mark.slow
+LORA = (
+    "actor_rollout_ref.model.lora_rank=8",
+    "actor_rollout_ref.model.lora_alpha=16",
+    "actor_rollout_ref.model.target_modules=all-linear",
+    "actor_rollout_ref.model.lora.merge=True",
+)
+SUMMARIES = (
+    "early_experience.world_model.target=summary",
+    "early_experience.world_model.writer=policy",
+    "early_experience.reflection.max_tokens=32",
+    # The tiny model seldom comes to an end.
+    "early_experience.max_dropped=0.99",
+)
+
+
+def test_one_adapter_goes_through_all_stages_and_learns_summaries_of_the_policy(tmp_path: Path) -> None:
+    done = run_recipe(tmp_path, *LORA, *SUMMARIES)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-5000:]
+    job = Job(tmp_path, output)
+    summary = job.json("summary.json")
+    assert [stage["name"] for stage in summary["stages"]] == ["base", "world_model", "imitation", "grpo"]
+    _check_summaries(job)
+    gaps = [row["early_experience/reference_gap"] for row in job.rows("metrics.jsonl") if row["stage"] == "grpo"]
+    assert gaps[0] <= 1e-5
+    line = next(line for line in output.splitlines() if "hand-over: policy" in line)
+    before, after = re.findall(r"\b[0-9a-f]{12}\b", line)
+    assert before == after
+    assert "reference the adapter at hand-over" in line
+    adapter = json.loads((tmp_path / "global_step_0/actor/lora_train_meta.json").read_text())
+    assert adapter["r"] == 8
+
+
+def _check_summaries(job: Job) -> None:
+    own = job.folder / "early_experience"
+    written = read_summaries(own)
+    executed = {item.transition for item in read_outcomes(own / "store/world_model")}
+    assert set(written) == executed
+    kept = sum(bool(text) for text in written.values())
+    assert 0 < kept == job.json("summary.json")["summarise"]["written"]
+
+
+def test_demonstrations_are_played_through_the_job_s_own_loops(tmp_path: Path) -> None:
+    loops = tmp_path / "loops.yaml"
+    loops.write_text(json.dumps([{"name": "guessing", "_target_": "test_recorder.Guessing"}]))
+    rows = [_row("guessing", "Guess.", ["look", "inventory", "7"]), _row("single_turn_agent", "Say look.", ["look"])]
+    path = tmp_path / "demonstrations.parquet"
+    pq.write_table(pa.Table.from_pylist(rows * 8), path)
+    done = run_recipe(
+        tmp_path,
+        f"early_experience.demonstrations={path}",
+        f"actor_rollout_ref.rollout.agent.agent_loop_config_path={loops}",
+        method="imitation",
+        PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")])),
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-5000:]
+    recorded = pq.read_table(tmp_path / "early_experience/recording.parquet").to_pylist()
+    assert len(recorded) == 16
+    # What the game says between two guesses is read, never learned.
+    assert [row["learned"] is None for row in recorded] == [False, True] * 8
+    stages = [row for row in Job(tmp_path, output).rows("metrics.jsonl") if row["stage"] == "imitation"]
+    learned = sum(sum(row["learned"] or [True] * len(row["target"])) for row in recorded)
+    assert sum(row["imitation/tokens"] for row in stages) == learned
+
+
+def _row(agent: str, question: str, responses: list[str]) -> dict[str, object]:
+    return {
+        "data_source": "test",
+        "agent_name": agent,
+        "prompt": [{"role": "user", "content": question}],
+        "reward_model": {"style": "rule", "ground_truth": ""},
+        "extra_info": {"number": 7},
+        "expert_responses": responses,
+    }
