@@ -20,6 +20,7 @@ from verl_ee.envs import make
 from verl_ee.errors import EarlyExperienceError
 from verl_ee.experience.experts import write_experts
 from verl_ee.experience.files import write_json
+from verl_ee.trainer import preflight
 from verl_ee.trainer.identity import identity_of
 from verl_ee.trainer.preflight import check_job
 from verl_ee.trainer.run_folder import RunFolder
@@ -56,6 +57,17 @@ def refusal(overrides: list[str]) -> str:
 
 def test_a_good_job_passes(overrides: list[str]) -> None:
     check(overrides)
+
+
+def test_an_adapter_that_vllms_cpu_build_cannot_take_is_refused(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = [*overrides, "actor_rollout_ref.model.lora_rank=8"]
+    monkeypatch.setattr(preflight, "active", lambda: False)
+    check(lora)
+    monkeypatch.setattr(preflight, "active", lambda: True)
+    assert "Add actor_rollout_ref.model.lora.merge=True" in refusal(lora)
+    check([*lora, "actor_rollout_ref.model.lora.merge=True"])
 
 
 @pytest.mark.parametrize(

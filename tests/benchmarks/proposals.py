@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -155,7 +155,8 @@ class Bare:
 @contextmanager
 def started(report: Report, folder: Path) -> Iterator[Bench]:
     """Start both sides, warm them up, and end them afterwards."""
-    from verl.workers.rollout.llm_server import LLMServerManager
+    with redirect_stdout(sys.stderr):
+        from verl.workers.rollout.llm_server import LLMServerManager
 
     settings = cpu()
     # What the Ray of this process starts inherits its environment.
@@ -168,7 +169,8 @@ def started(report: Report, folder: Path) -> Iterator[Bench]:
     ray.init(address="local", num_cpus=16, num_gpus=1, include_dashboard=False, log_to_driver=False)
     bare = Bare(engine, settings.environ, folder / "bare.log")
     try:
-        servers = LLMServerManager.create(config=config)
+        with redirect_stdout(sys.stderr):
+            servers = LLMServerManager.create(config=config)
         sampler = Sampler(servers.get_client(), servers.get_addresses(), RESPONSE)
         collect = CollectConfig(alternatives="policy", k=K)
         proposer = PolicyProposer(sampler, encoder, tokenizer, collect, SAMPLING, "bench", PROMPT)
