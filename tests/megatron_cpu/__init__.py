@@ -17,7 +17,7 @@ import os
 from types import ModuleType
 
 from megatron_cpu import device, engine, layers, optimizer
-from verl_ee.trainer.cpu import Hurdle
+from verl_ee.trainer.cpu.hurdle import Hurdle
 from verl_ee.trainer.hooks import after_import
 
 ENGINE = "verl.workers.engine.megatron.transformer_impl"

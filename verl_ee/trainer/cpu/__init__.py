@@ -7,31 +7,12 @@ FSDP2 over gloo and rolls out with vLLM's CPU build. On a machine with an accele
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from verl.plugin.platform import PlatformRegistry
 
 from verl_ee.trainer.cpu import distributed, engine, metadata, platform, rollout
-
-
-@dataclass(frozen=True)
-class Hurdle:
-    """One thing that keeps stock verl from running on a CPU.
-
-    Attributes:
-        clear: makes the change; called once per process.
-        reason: what fails without it.
-        until: when the function can be deleted.
-        replaces: attributes of verl or torch that it replaces, as `module:name`; empty where a registry is enough.
-    """
-
-    clear: Callable[[], None]
-    reason: str
-    until: str
-    replaces: tuple[str, ...] = ()
-
+from verl_ee.trainer.cpu.hurdle import Hurdle
 
 HURDLES: tuple[Hurdle, ...] = (
     Hurdle(
