@@ -1,4 +1,4 @@
-"""Whole jobs of what a user may choose besides the method: an adapter, summaries as targets, own agent loops."""
+"""Whole jobs of what a user may choose besides the method: adapter, summaries as targets, agent loops, Megatron."""
 
 from __future__ import annotations
 
@@ -30,6 +30,17 @@ SUMMARIES = (
     "early_experience.max_dropped=0.99",
 )
 
+MEGATRON = (
+    "model_engine=megatron",
+    "actor_rollout_ref.actor.strategy=megatron",
+    "actor_rollout_ref.ref.strategy=megatron",
+    "actor_rollout_ref.actor.megatron.vanilla_mbridge=True",
+    "actor_rollout_ref.ref.megatron.vanilla_mbridge=True",
+)
+"""On top of the recipe's own settings, which are for FSDP2."""
+SAME = 0.05
+"""Nats per token that servers in bfloat16 and the actor may differ in a response's log-probability."""
+
 
 def test_one_adapter_goes_through_all_stages_and_learns_summaries_of_the_policy(tmp_path: Path) -> None:
     done = run_recipe(tmp_path, *LORA, *SUMMARIES)
@@ -39,14 +50,33 @@ def test_one_adapter_goes_through_all_stages_and_learns_summaries_of_the_policy(
     summary = job.json("summary.json")
     assert [stage["name"] for stage in summary["stages"]] == ["base", "world_model", "imitation", "grpo"]
     _check_summaries(job)
-    gaps = [row["early_experience/reference_gap"] for row in job.rows("metrics.jsonl") if row["stage"] == "grpo"]
-    assert gaps[0] <= 1e-5
-    line = next(line for line in output.splitlines() if "hand-over: policy" in line)
-    before, after = re.findall(r"\b[0-9a-f]{12}\b", line)
-    assert before == after
-    assert "reference the adapter at hand-over" in line
+    _check_policies(job, "adapter")
     adapter = json.loads((tmp_path / "global_step_0/actor/lora_train_meta.json").read_text())
     assert adapter["r"] == 8
+
+
+def test_megatron_trains_every_stage_and_the_servers_get_its_weights(tmp_path: Path) -> None:
+    done = run_recipe(tmp_path, *MEGATRON, PYTHONPATH=_with_tests(), VERL_USE_EXTERNAL_MODULES="megatron_cpu")
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-5000:]
+    job = Job(tmp_path, output)
+    names = [stage["name"] for stage in job.json("summary.json")["stages"]]
+    assert names == ["base", "world_model", "imitation", "grpo"]
+    _check_policies(job, "model")
+    assert (tmp_path / "global_step_0/actor/model/huggingface/model.safetensors").exists()
+
+
+def _check_policies(job: Job, reference: str) -> None:
+    """Servers, actor and reference are one policy on GRPO's first step, and the reference stays where it was."""
+    line = next(line for line in job.output.splitlines() if "hand-over: policy" in line)
+    hashes = re.findall(r"\b[0-9a-f]{12}\b", line)
+    assert len(hashes) == (3 if reference == "model" else 2)
+    assert len(set(hashes)) == 1
+    logged = [json.loads(line)["data"] for line in (job.folder / "log.jsonl").read_text().splitlines()]
+    first, second = (row for row in logged if "early_experience/reference_gap" in row)
+    assert first["early_experience/reference_gap"] <= 1e-5
+    assert second["early_experience/reference_gap"] > 1e-3
+    assert all(row["rollout_corr/log_ppl_abs_diff"] < SAME for row in (first, second))
 
 
 def _check_summaries(job: Job) -> None:
@@ -69,7 +99,7 @@ def test_demonstrations_are_played_through_the_job_s_own_loops(tmp_path: Path) -
         f"early_experience.demonstrations={path}",
         f"actor_rollout_ref.rollout.agent.agent_loop_config_path={loops}",
         method="imitation",
-        PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")])),
+        PYTHONPATH=_with_tests(),
     )
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-5000:]
@@ -80,6 +110,10 @@ def test_demonstrations_are_played_through_the_job_s_own_loops(tmp_path: Path) -
     stages = [row for row in Job(tmp_path, output).rows("metrics.jsonl") if row["stage"] == "imitation"]
     learned = sum(sum(row["learned"] or [True] * len(row["target"])) for row in recorded)
     assert sum(row["imitation/tokens"] for row in stages) == learned
+
+
+def _with_tests() -> str:
+    return os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
 
 
 def _row(agent: str, question: str, responses: list[str]) -> dict[str, object]:

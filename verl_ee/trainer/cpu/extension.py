@@ -10,6 +10,8 @@ from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
 from verl_ee.errors import UpstreamError
 
+HEAD = "lm_head.weight"
+
 
 class CpuWorkerExtension(vLLMColocateWorkerExtension):
     """Loads new weights through vLLM's own reload, which undoes and redoes the packing of linear weights."""
@@ -35,4 +37,14 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
             bucket.clear()
 
         BucketedWeightReceiver(self._get_zmq_handle(), self.device, use_shm).receive_weights(keep)
-        self.model_runner.reload_weights(weights_iterator=iter(weights))
+        self.model_runner.reload_weights(weights_iterator=iter([*weights, *_tied_head(self.model_runner, weights)]))
+
+
+def _tied_head(runner: Any, weights: list[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
+    """Return the weight of an output layer that shares the embedding's, where it was not sent.
+
+    On a CPU that layer is packed apart from the embedding, so it would keep what it had.
+    """
+    if not runner.model_config.hf_text_config.tie_word_embeddings or HEAD in dict(weights):
+        return []
+    return [(HEAD, value) for name, value in weights if name.endswith("embed_tokens.weight")]
