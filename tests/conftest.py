@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,6 +54,12 @@ class Job:
     def rows(self, name: str) -> list[dict[str, Any]]:
         lines = (self.folder / "early_experience" / name).read_text().splitlines()
         return [json.loads(line) for line in lines]
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """Hashes in the log's line of the hand-over: the policy on both sides, and a reference of its own."""
+        line = next(line for line in self.output.splitlines() if "hand-over: policy" in line)
+        return re.findall(r"\b[0-9a-f]{12}\b", line)
 
 
 def run_recipe(

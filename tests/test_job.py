@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,8 +79,7 @@ def test_reference_of_the_first_step_is_the_handed_over_policy(job: Job) -> None
     gaps = [row["early_experience/reference_gap"] for row in job.rows("metrics.jsonl") if row["stage"] == "grpo"]
     assert gaps[0] <= 1e-5
     assert gaps[1] > 1e-3
-    line = next(line for line in job.output.splitlines() if "hand-over: policy" in line)
-    before, after, reference = re.findall(r"\b[0-9a-f]{12}\b", line)
+    before, after, reference = job.fingerprints
     assert before == after == reference
 
 
