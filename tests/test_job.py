@@ -24,7 +24,10 @@ def test_summary_lists_every_stage(job: Job) -> None:
     assert [stage["name"] for stage in summary["stages"]] == ["base", "world_model", "imitation", "grpo"]
     for stage in summary["stages"]:
         assert stage["episodes"] == {"seen": 16, "unseen": 16}
-        assert all(0.0 <= share <= 1.0 for share in stage["success"].values())
+        for split, tasks in stage["outcomes"].items():
+            assert len(tasks) == 16
+            assert stage["success"][split] == sum(tasks.values()) / 16
+    assert len({frozenset(stage["outcomes"]["seen"]) for stage in summary["stages"]}) == 1
     states = sum(len(t.steps) for t in load_experts(job.folder / "data/experts.jsonl").trajectories)
     assert summary["collect"]["states"] == states
     assert summary["collect"]["mismatches"] == 0

@@ -17,7 +17,7 @@ import pytest
 from verl_ee.errors import StoreError
 from verl_ee.experience.experts import load_experts
 from verl_ee.report import compare, report, save_plot
-from verl_ee.report.intervals import Share, newcombe, pooled, wilson
+from verl_ee.report.intervals import Share, correlation, newcombe, pooled, wilson
 
 Z = NormalDist().inv_cdf(0.975)
 SUCCESS = {"base": (0.02, 0.0), "world_model": (0.04, 0.03), "imitation": (0.4, 0.3), "grpo": (0.6, 0.45)}
@@ -96,6 +96,42 @@ def test_newcombes_interval_is_made_from_both_score_intervals() -> None:
     interval = newcombe(Share(0.6, 300), Share(0.0, 200))
     assert interval.low == pytest.approx(0.6 - math.sqrt((0.6 - one[0]) ** 2 + two[1] ** 2), abs=1e-9)
     assert interval.high == pytest.approx(0.6 + (one[1] - 0.6), abs=1e-9)
+
+
+def table(*counts: int) -> list[tuple[bool, bool]]:
+    """Pairs that succeeded in both, in the first alone, in the second alone, in neither."""
+    cells = ((True, True), (True, False), (False, True), (False, False))
+    return [pair for pair, count in zip(cells, counts, strict=True) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "published"),
+    [
+        # Fagerland, Lydersen, Laake 2014, Statistics in Medicine 33: airway hyper-responsiveness.
+        ((1, 1, 7, 12), (-0.507, -0.026)),
+        # Altman, Machin, Bryant, Gardner 2000, Statistics with Confidence, table 6.2.
+        ((14, 5, 0, 22), (0.011, 0.226)),
+    ],
+)
+def test_the_paired_interval_matches_published_ones(counts: tuple[int, ...], published: tuple[float, float]) -> None:
+    pairs = table(*counts)
+    first, second = (Share(sum(pair[side] for pair in pairs) / len(pairs), len(pairs)) for side in (0, 1))
+    interval = newcombe(first, second, correlation(pairs))
+    assert (interval.low, interval.high) == pytest.approx(published, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    # Uncorrected they would be 1, -1 and 500/sqrt(50 50 70 30); where one side never changes there is none.
+    [
+        ((50, 0, 0, 50), 0.98),
+        ((0, 50, 50, 0), -1.0),
+        ((40, 10, 30, 20), 450 / math.sqrt(50 * 50 * 70 * 30)),
+        ((5, 0, 5, 0), 0.0),
+    ],
+)
+def test_the_correlation_of_paired_outcomes(counts: tuple[int, ...], expected: float) -> None:
+    assert correlation(table(*counts)) == pytest.approx(expected)
 
 
 def test_pooling_counts_episodes() -> None:
@@ -214,9 +250,46 @@ def test_seeds_are_pooled_and_listed(tmp_path: Path) -> None:
     above = p - 0.4 + math.sqrt((high - p) ** 2 + (0.4 - earlier[0]) ** 2)
     ends = f"[{100 * below:+.1f}, {100 * above:+.1f}]"
     gain = cells(text, "grpo - imitation", "seen")[2:]
-    assert gain == ["3", f"{100 * (p - 0.4):+.1f}", ends, "+20.0", "+25.0", "-10.0"]
-    assert cells(text, "imitation - base", "unseen")[2:4] == ["3", "+30.0"]
+    assert gain == ["3", "unpaired", f"{100 * (p - 0.4):+.1f}", ends, "+20.0", "+25.0", "-10.0"]
+    assert cells(text, "imitation - base", "unseen")[2:5] == ["3", "unpaired", "+30.0"]
     assert cells(text, "stage")[-3:] == ["seed 0", "seed 1", "seed 2"]
+
+
+def name_outcomes(folder: Path, **outcomes: list[bool]) -> Path:
+    """Add the outcomes of stages on `seen` to a run."""
+    path = folder / "early_experience" / "summary.json"
+    summary = json.loads(path.read_text())
+    for stage in summary["stages"]:
+        if stage["name"] in outcomes:
+            found = outcomes[stage["name"]]
+            stage["outcomes"] = {"seen": {f"seen/{n}": success for n, success in enumerate(found)}}
+    path.write_text(json.dumps(summary))
+    return folder
+
+
+def test_a_difference_over_the_same_tasks_is_paired(tmp_path: Path) -> None:
+    # Of 100 tasks 40 succeed before and 60 after, 35 of them both times.
+    before, after = [n < 40 for n in range(100)], [5 <= n < 65 for n in range(100)]
+    folders = [name_outcomes(write_run(tmp_path / str(n), n), imitation=before, grpo=after) for n in range(2)]
+    correlation = (70 * 70 - 50 * 10 - 100) / math.sqrt(120 * 80 * 80 * 120)
+    (low, high), (earlier_low, earlier_high) = ends_of(0.6, 200), ends_of(0.4, 200)
+    a, b, e, f = 0.6 - low, earlier_high - 0.4, high - 0.6, 0.4 - earlier_low
+    ends = (
+        0.2 - math.sqrt(a**2 - 2 * correlation * a * b + b**2),
+        0.2 + math.sqrt(e**2 - 2 * correlation * e * f + f**2),
+    )
+    gain = cells(compare(folders), "grpo - imitation", "seen")[2:6]
+    assert gain == ["2", "paired", "+20.0", f"[{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]"]
+
+
+@pytest.mark.parametrize("other", [[True] * 99, None], ids=["other tasks", "unknown"])
+def test_a_difference_is_not_paired_unless_every_outcome_is_known(tmp_path: Path, other: list[bool] | None) -> None:
+    before, after = [n < 40 for n in range(100)], [n < 60 for n in range(100)]
+    folders = [write_run(tmp_path / str(seed), seed) for seed in range(2)]
+    unpaired = cells(compare(folders), "grpo - imitation", "seen")
+    name_outcomes(folders[0], imitation=before, grpo=after)
+    name_outcomes(folders[1], imitation=before, **({"grpo": other} if other else {}))
+    assert cells(compare(folders), "grpo - imitation", "seen") == unpaired
 
 
 def test_a_difference_pools_only_runs_with_both_stages(tmp_path: Path) -> None:

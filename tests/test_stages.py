@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from verl_ee.experience.collector import Collected
 from verl_ee.experience.experts import write_experts
 from verl_ee.trainer.modes import EarlyExperienceTrainer
 from verl_ee.trainer.run_folder import RunFolder
-from verl_ee.trainer.summary import Summary
+from verl_ee.trainer.summary import Summary, outcomes_of
 
 
 class Recorder:
@@ -97,6 +98,18 @@ def test_servers_sleep_while_training_and_wake_with_new_weights(calls: list[str]
         *("sleep_replicas", "begin_stage", "update_actor", "save_stage"),
         *("hand_over", "save 0", "exempt_from_rotation", "update_weights", "validate"),
     ]
+
+
+def test_outcomes_are_recorded_where_every_episode_is_known(tmp_path: Path) -> None:
+    sources = ["house/seen"] * 3 + ["house/unseen"] * 2 + ["house/odd"] * 2 + ["house/half"]
+    tasks = ["a", "b", "c", "a", "a", "a", None, "a"]
+    outcomes = outcomes_of(sources, {"task": tasks, "acc": [1.0, 0.0, 1, 1.0, 0.0, 1.0, 1.0, 0.5]})
+    summary = Summary.load(tmp_path / "summary.json", 0)
+    episodes = {name: sources.count(name) for name in dict.fromkeys(sources)}
+    summary.evaluated("grpo", 1.0, dict.fromkeys(episodes, 0.5), episodes, outcomes)
+    written = json.loads((tmp_path / "summary.json").read_text())["stages"][0]
+    assert written["outcomes"] == {"seen": {"a": True, "b": False, "c": True}}
+    assert outcomes_of(sources, {"acc": [1.0] * 8}) == {}
 
 
 def test_every_stage_is_recorded_as_finished(calls: list[str], tmp_path: Path) -> None:

@@ -1,18 +1,21 @@
 """95 % intervals of success shares and of their differences, in closed form.
 
-Both treat episodes as independent draws from fixed policies. They say how far a share may lie from that of the same
-policies on endless episodes, not how far another seed's training would have ended: for that, look at the seeds.
+Both treat the tasks as independent draws and the policies as fixed. They say how far a share may lie from that of the
+same policies on endless episodes, not how far another seed's training would have ended: for that, look at the seeds.
 
 Sources:
     Wilson, E. B. (1927). Probable inference, the law of succession, and statistical inference. Journal of the
         American Statistical Association 22, 209-212.
     Newcombe, R. G. (1998). Interval estimation for the difference between independent proportions: comparison of
         eleven methods. Statistics in Medicine 17, 873-890 (method 10).
+    Newcombe, R. G. (1998). Improved confidence intervals for the difference between binomial proportions based on
+        paired data. Statistics in Medicine 17, 2635-2650 (method 10).
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,20 +73,42 @@ def wilson(share: Share) -> Interval:
     return Interval(min(max(centre - half, 0.0), p), max(min(centre + half, 1.0), p))
 
 
-def newcombe(later: Share, earlier: Share) -> Interval:
-    """Return the interval of `later.value - earlier.value` (Newcombe 1998, method 10).
+def newcombe(later: Share, earlier: Share, correlation: float = 0.0) -> Interval:
+    """Return the interval of `later.value - earlier.value` (Newcombe 1998, method 10 of either paper).
 
-    With d the difference and [l, u] Wilson's interval of each share, it is
-    [d - sqrt((p1 - l1)^2 + (u2 - p2)^2), d + sqrt((u1 - p1)^2 + (p2 - l2)^2)].
+    With d the difference, [l, u] Wilson's interval of each share and r the correlation, it is
+    [d - sqrt(a^2 - 2 r a b + b^2), d + sqrt(e^2 - 2 r e f + f^2)] with a = p1 - l1, b = u2 - p2, e = u1 - p1 and
+    f = p2 - l2.
 
-    The two shares count as independent. Where both stages play the same tasks their outcomes usually rise and fall
-    together, and then the interval is wider than it need be.
+    Args:
+        later: p1.
+        earlier: p2.
+        correlation: of the outcomes of one episode in both, from `correlation`; 0: they are independent.
     """
     difference = later.value - earlier.value
     one, two = wilson(later), wilson(earlier)
-    below = math.hypot(later.value - one.low, two.high - earlier.value)
-    above = math.hypot(one.high - later.value, earlier.value - two.low)
+    below = _side(later.value - one.low, two.high - earlier.value, correlation)
+    above = _side(one.high - later.value, earlier.value - two.low, correlation)
     return Interval(difference - below, difference + above)
+
+
+def correlation(pairs: Sequence[tuple[bool, bool]]) -> float:
+    """Return the correlation of paired outcomes, with the continuity correction of Newcombe (1998), paired data.
+
+    Of n pairs, a succeeded in both, b in the first alone, c in the second alone and d in neither. It is
+    (ad - bc) / sqrt((a + b)(c + d)(a + c)(b + d)), where a numerator above 0 loses n/2, to 0 at least; 0 if all
+    outcomes of one side are equal.
+
+    Args:
+        pairs: of outcomes of the same episode.
+    """
+    counts = Counter(pairs)
+    a, b, c, d = (counts[key] for key in ((True, True), (True, False), (False, True), (False, False)))
+    spread = (a + b) * (c + d) * (a + c) * (b + d)
+    together = float(a * d - b * c)
+    if together > 0.0:
+        together = max(together - len(pairs) / 2, 0.0)
+    return together / math.sqrt(spread) if spread else 0.0
 
 
 def pooled(shares: Sequence[Share]) -> Share:
@@ -94,3 +119,7 @@ def pooled(shares: Sequence[Share]) -> Share:
     """
     episodes = sum(share.episodes for share in shares)
     return Share(min(sum(share.value * share.episodes for share in shares) / episodes, 1.0), episodes)
+
+
+def _side(one: float, two: float, correlation: float) -> float:
+    return math.sqrt(max(one**2 - 2 * correlation * one * two + two**2, 0.0))

@@ -45,11 +45,13 @@ class Stage:
         name: `base`, a stage of mid-training, or `grpo`.
         seconds: that it took.
         success: share per split; a split without a number is left out.
+        outcomes: per split, whether each task succeeded, by its id; a split where that is not known is left out.
     """
 
     name: str
     seconds: float
     success: Mapping[str, Share]
+    outcomes: Mapping[str, Mapping[str, bool]]
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,14 @@ class Summary:
     def share(self, stage: str, split: str) -> Share | None:
         """Return the success of a stage on a split, or None."""
         return next((item.success.get(split) for item in self.stages if item.name == stage), None)
+
+    def pairs(self, later: str, earlier: str, split: str) -> list[tuple[bool, bool]]:
+        """Return the outcomes of the tasks that both stages played, the later first; none if not all are known."""
+        one, two = (
+            next((item.outcomes.get(split, {}) for item in self.stages if item.name == name), {})
+            for name in (later, earlier)
+        )
+        return [(one[task], two[task]) for task in one] if one.keys() == two.keys() else []
 
 
 @dataclass(frozen=True)
@@ -187,7 +197,11 @@ def _stage(item: Mapping[str, Any]) -> Stage:
         for split, value in item["success"].items()
         if not math.isnan(value)
     }
-    return Stage(str(item["name"]), float(item["seconds"]), success)
+    outcomes = {
+        str(split): {str(task): bool(succeeded) for task, succeeded in tasks.items()}
+        for split, tasks in item.get("outcomes", {}).items()
+    }
+    return Stage(str(item["name"]), float(item["seconds"]), success, outcomes)
 
 
 def _step(line: str) -> Step | None:

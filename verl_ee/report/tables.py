@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verl_ee.errors import StoreError
-from verl_ee.report.intervals import Interval, Share, newcombe, pooled
+from verl_ee.report.intervals import Interval, Share, correlation, newcombe, pooled
 from verl_ee.report.run import BASE, GRPO, Metrics, Stage, Summary, in_order, read_metrics, read_summary, series
 
 OPTIMIZER_STEPS = "early_experience/optimizer_steps"
@@ -140,18 +140,20 @@ def _pooled_shares(runs: Sequence[Summary], labels: Sequence[str]) -> str:
 
 
 def _pooled_differences(runs: Sequence[Summary], labels: Sequence[str]) -> str:
-    rows = [["stages", "split", "runs", "pooled", "95 %", *labels]]
+    rows = [["stages", "split", "runs", "outcomes", "pooled", "95 %", *labels]]
     for later, earlier in DIFFERENCES:
         for split in splits_of(stage for run in runs for stage in run.stages):
-            pairs = [_pair(run, later, earlier, split) for run in runs]
-            present = [pair for pair in pairs if pair is not None]
+            shares = [_pair(run, later, earlier, split) for run in runs]
+            present = [pair for pair in shares if pair is not None]
             if present:
                 one, two = pooled([pair[0] for pair in present]), pooled([pair[1] for pair in present])
-                own = ["-" if pair is None else _points(pair[0].value - pair[1].value) for pair in pairs]
-                ends = _ends(newcombe(one, two), _points)
-                rows.append(
-                    [f"{later} - {earlier}", split, str(len(present)), _points(one.value - two.value), ends, *own]
-                )
+                own = ["-" if pair is None else _points(pair[0].value - pair[1].value) for pair in shares]
+                pairs = [pair for run in runs for pair in run.pairs(later, earlier, split)]
+                # Where the outcomes of some episodes are not known, none counts as paired.
+                paired = len(pairs) == one.episodes == two.episodes
+                ends = _ends(newcombe(one, two, correlation(pairs) if paired else 0.0), _points)
+                counts = [str(len(present)), "paired" if paired else "unpaired"]
+                rows.append([f"{later} - {earlier}", split, *counts, _points(one.value - two.value), ends, *own])
     return aligned(rows)
 
 

@@ -40,8 +40,8 @@ class EnvironmentAgentLoop(AgentLoopBase):
         """Play the task named in the dataset row's `extra_info`.
 
         Returns:
-            One output per turn; the last one carries the score and, under `reward_extra_info`, success (`acc`), the
-            number of turns, and the shares of responses without an action and of actions that were refused.
+            One output per turn; the last one carries the score and, under `reward_extra_info`, the task, success
+            (`acc`), the number of turns, and the shares of responses without an action and of refused actions.
         """
         key = json.dumps(self._early.environment.model_dump(), sort_keys=True)
         env = _idle[key].pop() if _idle[key] else make(self._early.environment.id, self._early.environment.kwargs)
@@ -74,7 +74,7 @@ class EnvironmentAgentLoop(AgentLoopBase):
             observation, reward, terminated, truncated, info = await asyncio.to_thread(env.step, action)
             counts["refused"] += not info.get("valid", True)
             score, done = float(reward), bool(terminated or truncated)
-        return _scored(outputs, score, bool(info.get("success", score > 0.0)), counts)
+        return _scored(outputs, str(row["task"]), score, bool(info.get("success", score > 0.0)), counts)
 
     async def _generate(self, prompt: list[int], sampling_params: dict[str, Any]) -> AgentLoopOutput:
         output = await self.server_manager.generate(
@@ -94,7 +94,7 @@ class EnvironmentAgentLoop(AgentLoopBase):
 
 
 def _scored(
-    outputs: list[AgentLoopOutput], score: float, success: bool, counts: dict[str, int]
+    outputs: list[AgentLoopOutput], task: str, score: float, success: bool, counts: dict[str, int]
 ) -> list[AgentLoopOutput]:
     turns = len(outputs)
     final = outputs[-1]
@@ -103,6 +103,7 @@ def _scored(
         output.num_turns = 2 * turns
         output.extra_fields |= {"turn_scores": [], "tool_rewards": []}
     final.extra_fields["reward_extra_info"] = {
+        "task": task,
         "acc": float(success),
         "turns": turns,
         "no_action": counts["no_action"] / turns,

@@ -43,6 +43,11 @@ NAMES: tuple[Name, ...] = (
     Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer.on_train_begin", ("self",)),
     Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._init_resource_pool_mgr", ("self",)),
     Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._validate", ("self",)),
+    Name(
+        "verl.trainer.ppo.v1.trainer_base",
+        "PPOTrainer._val_metrics_update",
+        ("self", "data_sources", "sample_uids", "reward_extra_infos_dict"),
+    ),
     Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._save_checkpoint", ("self",)),
     Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._update_actor", ("self", "batch", "metrics")),
     Name("verl.trainer.ppo.v1.trainer_base", "PPOTrainer.get_llm_client", ("self",)),

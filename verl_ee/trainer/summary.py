@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,14 @@ class Summary:
         self._content["summarise"] = {**counts, "seconds": round(seconds, 2)}
         self._write()
 
-    def evaluated(self, stage: str, seconds: float, success: Mapping[str, float], episodes: Mapping[str, int]) -> None:
+    def evaluated(
+        self,
+        stage: str,
+        seconds: float,
+        success: Mapping[str, float],
+        episodes: Mapping[str, int],
+        outcomes: Mapping[str, Mapping[str, bool]],
+    ) -> None:
         """Record success after a stage, replacing an earlier entry of the same stage.
 
         Args:
@@ -84,12 +91,16 @@ class Summary:
             seconds: that the stage took, evaluation excluded.
             success: share per data source; the key is the last part of its name.
             episodes: played per data source.
+            outcomes: whether each task succeeded, per data source; recorded where every episode is among them.
         """
         entry = {
             "name": stage,
             "seconds": round(seconds, 2),
             "success": {_split(name): value for name, value in success.items()},
             "episodes": {_split(name): value for name, value in episodes.items()},
+            "outcomes": {
+                _split(name): dict(tasks) for name, tasks in outcomes.items() if len(tasks) == episodes.get(name)
+            },
         }
         stages = [item for item in self._content["stages"] if item["name"] != stage]
         self._content["stages"] = [*stages, entry]
@@ -117,3 +128,19 @@ def _total(values: list[Any]) -> Any:
 
 def _split(data_source: str) -> str:
     return data_source.rsplit("/", 1)[-1]
+
+
+def outcomes_of(data_sources: Sequence[str], infos: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, bool]]:
+    """Return whether each task succeeded, per data source.
+
+    Args:
+        data_sources: of each episode.
+        infos: `reward_extra_info` of each episode, by key. An episode without `task`, or whose `acc` is neither 0
+            nor 1, is left out; of a task that was played more than once, the last counts.
+    """
+    found: dict[str, dict[str, bool]] = {}
+    rows = zip(data_sources, infos.get("task", ()), infos.get("acc", ()), strict=False)
+    for data_source, task, success in rows:
+        if task is not None and success in (0.0, 1.0):
+            found.setdefault(str(data_source), {})[str(task)] = bool(success)
+    return found

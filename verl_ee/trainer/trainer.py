@@ -24,7 +24,7 @@ from verl_ee.trainer.reference import Reference
 from verl_ee.trainer.run_folder import HAND_OVER, RunFolder
 from verl_ee.trainer.sampler import Sampler
 from verl_ee.trainer.sources import Sources
-from verl_ee.trainer.summary import Summary
+from verl_ee.trainer.summary import Summary, outcomes_of
 from verl_ee.trainer.tokens import encoder_for
 from verl_ee.trainer.worker import EarlyExperienceWorker
 
@@ -53,6 +53,7 @@ class EarlyExperience(PPOTrainer):
                 config.trainer.val_before_train = False
         self.stage = "grpo" if self._stages_done(config) else "base"
         self._stage_began = time.monotonic()
+        self._outcomes: dict[str, dict[str, bool]] = {}
         super().__init__(config)
 
     def _init_resource_pool_mgr(self) -> None:
@@ -191,8 +192,15 @@ class EarlyExperience(PPOTrainer):
         episodes = Counter(str(row) for row in self.val_dataset.dataframe["data_source"])
         repeats = self.config.actor_rollout_ref.rollout.val_kwargs.n
         success = {name: _success(metrics, name) for name in episodes}
-        self.summary.evaluated(self.stage, seconds, success, {name: n * repeats for name, n in episodes.items()})
+        played = {name: n * repeats for name, n in episodes.items()}
+        self.summary.evaluated(self.stage, seconds, success, played, self._outcomes)
         return metrics
+
+    def _val_metrics_update(
+        self, data_sources: Any, sample_uids: Any, reward_extra_infos_dict: Any, *args: Any, **kwargs: Any
+    ) -> dict[str, float]:
+        self._outcomes = outcomes_of(data_sources, reward_extra_infos_dict)
+        return super()._val_metrics_update(data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs)
 
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
         actor = self.config.actor_rollout_ref.actor
