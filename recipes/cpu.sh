@@ -2,7 +2,8 @@
 # On a GPU leave it out: verl's defaults are made for one.
 export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}   # GiB of KV cache
 export VLLM_CPU_OMP_THREADS_BIND=${VLLM_CPU_OMP_THREADS_BIND:-nobind}
-# Without it, vLLM's CPU build runs its worker in one more process, whatever executor is asked for.
+# With 1, vLLM's CPU build runs its workers in processes of their own, whatever executor is asked for: what
+# tensor_model_parallel_size above 1 needs, and what VLLM_CPU_OMP_THREADS_BIND is for.
 export VLLM_ENABLE_V1_MULTIPROCESSING=${VLLM_ENABLE_V1_MULTIPROCESSING:-0}
 export RAY_worker_niceness=0 RAY_USAGE_STATS_ENABLED=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 TOKENIZERS_PARALLELISM=false
 # Ray gives its workers one thread each, and a niceness that starves them beside any other process.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import hydra
 import pytest
 from conftest import ROOT
@@ -20,7 +21,7 @@ from verl_ee.envs import make
 from verl_ee.errors import EarlyExperienceError
 from verl_ee.experience.experts import write_experts
 from verl_ee.experience.files import write_json
-from verl_ee.trainer import preflight
+from verl_ee.trainer import flag, preflight
 from verl_ee.trainer.identity import identity_of
 from verl_ee.trainer.preflight import check_job
 from verl_ee.trainer.run_folder import RunFolder
@@ -98,6 +99,16 @@ def test_an_adapter_that_vllms_cpu_build_cannot_take_is_refused(
             ["stages.store"],
         ),
         (["early_experience.hand_over.optimiser=keep"], ["hand_over.optimiser", "Did you mean 'optimizer'"]),
+        (["+early_experience.collect.wrold_model.k=4"], ["collect.wrold_model", "Did you mean 'world_model'"]),
+        (["+early_experience.stores.wordl_model=store"], ["stores.wordl_model", "Did you mean 'world_model'"]),
+        (["trainer.resume_mode=atuo"], ["trainer.resume_mode='atuo'", "Did you mean 'auto'"]),
+        (
+            [
+                *("actor_rollout_ref.actor.use_kl_loss=True", "actor_rollout_ref.actor.strategy=megatron"),
+                *("actor_rollout_ref.model.lora.rank=8", "actor_rollout_ref.model.lora.merge=True"),
+            ],
+            ["adapter at hand-over cannot be GRPO's reference", "hand_over.reference=base"],
+        ),
     ],
 )
 def test_refused(overrides: list[str], change: list[str], words: list[str]) -> None:
@@ -106,20 +117,46 @@ def test_refused(overrides: list[str], change: list[str], words: list[str]) -> N
         assert word in message
 
 
-def test_environment_without_admissible_actions(overrides: list[str], tmp_path: Path) -> None:
-    import gymnasium
-
-    gymnasium.register("silent/Silent-v0", entry_point=_Silent)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Silent", ["alternatives='admissible'", "lists no admissible actions"]),
+        ("Broken", ["own/Own-v0 cannot be made", "no licence"]),
+        ("Unready", ["own/Own-v0 cannot be reset to task", "no server"]),
+    ],
+)
+def test_environment_that_cannot_be_used(overrides: list[str], tmp_path: Path, name: str, words: list[str]) -> None:
+    gymnasium.register("own/Own-v0", entry_point=globals()[name])
     try:
         lines = (tmp_path / "experts.jsonl").read_text()
         row = json.loads(lines)
-        row["environment"] = {"id": "silent/Silent-v0", "version": "1", "kwargs": {}}
+        row["environment"] = {"id": "own/Own-v0", "version": "1", "kwargs": {}}
         (tmp_path / "experts.jsonl").write_text(json.dumps(row) + "\n")
-        message = refusal([*overrides, "early_experience.environment.id=silent/Silent-v0"])
+        message = refusal([*overrides, "early_experience.environment.id=own/Own-v0"])
     finally:
-        del gymnasium.registry["silent/Silent-v0"]
-    assert "alternatives='admissible'" in message
-    assert "lists no admissible actions" in message
+        del gymnasium.registry["own/Own-v0"]
+    for word in words:
+        assert word in message
+
+
+def test_a_module_that_fails_to_register_its_environment(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_house.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    message = refusal([*overrides, "early_experience.environment.id=own_house:own/Own-v0"])
+    assert "own_house" in message
+    assert "ZeroDivisionError" in message
+
+
+def test_a_check_that_fails_itself_stops_the_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(flag, "check_job", lambda _: 1 / 0)
+    with pytest.raises(SystemExit):
+        flag.FlagCallback().on_job_start(OmegaConf.create({}))
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("ConfigError: This job cannot be checked before it starts: ZeroDivisionError")
 
 
 def test_model_without_tokenizer_or_chat_template(overrides: list[str], tmp_path: Path) -> None:
@@ -202,21 +239,22 @@ def test_the_command_ends_before_ray(overrides: list[str], change: str, words: l
         assert done.stderr.strip().splitlines()[-1].startswith("ConfigError: ")
 
 
-def _silent_env() -> object:
-    import gymnasium
+class Silent(gymnasium.Env[str, str]):
+    """Lists no actions."""
 
-    class Silent(gymnasium.Env[str, str]):
-        observation_space = gymnasium.spaces.Text(10)
-        action_space = gymnasium.spaces.Text(10)
+    version = "1"
+    observation_space = gymnasium.spaces.Text(10)
+    action_space = gymnasium.spaces.Text(10)
 
-        def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[str, dict]:
-            return "hello", {"task": "be silent"}
-
-    return Silent()
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[str, dict]:
+        return "hello", {"task": "be silent"}
 
 
-def _Silent() -> object:
-    return _silent_env()
+class Broken(Silent):
+    def __init__(self) -> None:
+        raise RuntimeError("no licence")
 
 
-_Silent.version = "1"  # type: ignore[attr-defined]
+class Unready(Silent):
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[str, dict]:
+        raise ConnectionError("no server")

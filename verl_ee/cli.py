@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import logging
 import os
 import sys
@@ -23,6 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args) or 0)
     except EarlyExperienceError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{error.filename}: {error.strerror}. Name another path, or make it accessible.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted. What was written is kept; the same command goes on from there.", file=sys.stderr)
@@ -58,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     record = actions.add_parser("record", help="play an environment's own expert and write what it did")
     _environment(record)
     record.add_argument("--split", default="train")
-    record.add_argument("--first", type=int, default=0, help="index of the first task (default 0)")
+    record.add_argument("--first", type=_count, default=0, help="index of the first task (default 0)")
     record.add_argument("-n", type=_positive, required=True, help="trajectories")
     record.add_argument("--out", type=Path, required=True)
     record.set_defaults(run=_record)
@@ -78,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser("inspect", help="what a transition store holds, or what became of rationales")
     inspect.add_argument("folder", type=Path, help="folder of a store, or <run>/early_experience for rationales")
-    inspect.add_argument("--samples", type=int, default=0, metavar="N", help="show N branches in full")
+    inspect.add_argument("--samples", type=_count, default=0, metavar="N", help="show N branches in full")
     inspect.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
     inspect.set_defaults(run=_inspect)
 
@@ -113,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return int(text)
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
@@ -136,7 +146,11 @@ def _kwargs(args: argparse.Namespace) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"--kwarg {item!r}: expected KEY=VALUE.")
-        kwargs[key] = yaml.safe_load(value)
+        try:
+            kwargs[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"--kwarg {item!r}: the value is not YAML ({reason}). Quote it.") from None
     return kwargs
 
 
@@ -172,6 +186,14 @@ def _tasks_of(env: Any, split: str, needed: str) -> Sequence[str]:
     if split not in unwrapped.splits:
         raise EnvironmentFault(f"{env.spec.id} has no split {split!r}. {did_you_mean(split, unwrapped.splits)}")
     return unwrapped.tasks(split)
+
+
+def _chosen(tasks: Sequence[str], split: str, first: int, count: int) -> Sequence[str]:
+    """Return the tasks from `first` on; fewer than `count` where the split ends, but at least one."""
+    chosen = tasks[first : first + count]
+    if not chosen:
+        raise ConfigError(f"Split {split!r} has {len(tasks)} tasks, so there is none from number {first} on.")
+    return chosen
 
 
 def _check(_: argparse.Namespace) -> int:
@@ -226,8 +248,8 @@ def _tasks(args: argparse.Namespace) -> None:
         split, _, first = item.partition(":")
         if first and not first.isdigit():
             raise ConfigError(f"--split {item!r}: expected SPLIT or SPLIT:FIRST, FIRST a number.")
-        start = int(first or 0)
-        chosen += [(split, task) for task in _tasks_of(env, split, "a task file")[start : start + args.n]]
+        tasks = _chosen(_tasks_of(env, split, "a task file"), split, int(first or 0), args.n)
+        chosen += [(split, task) for task in tasks]
     print(f"{write_tasks(args.out, env, chosen)} tasks in {args.out}")
 
 
@@ -242,9 +264,9 @@ def _record(args: argparse.Namespace) -> None:
         raise EnvironmentFault(
             f"{args.env} has no expert (no expert_trajectory method). Bring an expert file of your own."
         )
-    tasks = itertools.islice(_tasks_of(env, args.split, "recording"), args.first, args.first + args.n)
-    bar = tqdm(tasks, total=args.n, desc="record", unit="trajectory")
-    count = write_experts(args.out, (env.unwrapped.expert_trajectory(task) for task in bar))
+    tasks = _chosen(_tasks_of(env, args.split, "recording"), args.split, args.first, args.n)
+    with tqdm(tasks, desc="record", unit="trajectory") as bar:
+        count = write_experts(args.out, (env.unwrapped.expert_trajectory(task) for task in bar))
     print(f"{count} trajectories in {args.out}")
 
 

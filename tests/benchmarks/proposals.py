@@ -120,7 +120,9 @@ class Bare:
     """vLLM in a process of its own, that generates when it is asked."""
 
     def __init__(self, engine: dict[str, Any], environ: dict[str, str], log: Path) -> None:
-        environ = environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        # By itself, vLLM runs its engine beside the caller.
+        own = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+        environ = environ | own
         self._log, (replies, reply) = log, os.pipe()
         # vLLM and what it imports print to stdout, so answers come through a pipe of their own.
         command = [sys.executable, "-m", "benchmarks.proposals", "bare", str(reply)]

@@ -216,7 +216,7 @@ class EarlyExperienceConfig(_Frozen):
     """Parquet file of dataset rows with the `expert_responses` to each: imitation learns what the job's own agent loops
     make of them, in place of the expert file."""
     prices: str | None = None
-    """Price table (YAML, see docs/configuration.md); the summary then says what collecting came to."""
+    """Price table (YAML, see docs/collecting.md); the summary then says what collecting came to."""
     collect: dict[str, CollectConfig] = {}
     """Sets of branches, by name; they share what is executed."""
     world_model: WorldModelConfig = WorldModelConfig()
@@ -306,19 +306,28 @@ def sets_of(config: EarlyExperienceConfig, given: Collection[Objective] = ()) ->
 
 
 def check_sets(config: EarlyExperienceConfig, given: Collection[Objective] = ()) -> None:
-    """Refuse a stage that needs branches which nothing collects.
+    """Refuse a set of branches that nothing reads, and a stage that needs branches which nothing collects.
 
     Args:
         config: of the job.
         given: objectives that `examples` has rows of.
 
     Raises:
-        ConfigError: with the keys that are missing.
+        ConfigError: with the keys that are wrong or missing.
     """
     for name, stage in config.stages.items():
         for objective in stage.objectives:
             if objective not in given:
                 _check_set(config, name, objective)
+    # The methods that are shipped have the sets of these names, whether or not a job reads others instead.
+    known = {"world_model", "reflection", config.world_model.collect, config.reflection.collect}
+    for key in ("collect", "stores"):
+        for name in getattr(config, key):
+            if name not in known:
+                raise ConfigError(
+                    f"{ROOT}.{key}.{name}: no objective reads a set of this name. {did_you_mean(name, known)} "
+                    f"{ROOT}.world_model.collect and {ROOT}.reflection.collect name the sets that are read."
+                )
 
 
 def _check_set(config: EarlyExperienceConfig, stage: str, objective: Objective) -> None:
@@ -331,6 +340,12 @@ def _check_set(config: EarlyExperienceConfig, stage: str, objective: Objective) 
             f"{ROOT}.stages.{stage} reads the branches {ROOT}.{objective}.collect={name!r}, but neither {ROOT}.collect "
             f"nor {ROOT}.stores has them. {did_you_mean(name, given)} Give {ROOT}.collect.{name}.k and "
             f"{ROOT}.collect.{name}.alternatives, or take the objective out."
+        )
+    collected = None if name in config.stores else config.collect[name]
+    if objective == "reflection" and collected is not None and not collected.include_expert_transition:
+        raise ConfigError(
+            f"{ROOT}.collect.{name}.include_expert_transition=false, but {ROOT}.stages.{stage} reflects on what the "
+            "expert's action led to. Set it to true."
         )
 
 

@@ -163,10 +163,18 @@ def make(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gymnasium.Env[
         kwargs: arguments of the environment.
 
     Raises:
-        EnvironmentFault: the id is unknown, what it needs is not installed, or it does not take these arguments.
+        EnvironmentFault: the id is unknown, what it needs is not installed, it does not take these arguments, or it
+            raises while it is made.
     """
-    arguments(env_id, kwargs)
-    return gymnasium.make(env_id, disable_env_checker=True, **dict(kwargs or {}))
+    given = dict(kwargs or {})
+    arguments(env_id, given)
+    try:
+        return gymnasium.make(env_id, disable_env_checker=True, **given)
+    except Exception as error:  # the environment is somebody else's code
+        raise EnvironmentFault(
+            f"{env_id} cannot be made with the arguments {given!r}: {type(error).__name__}: {error}. Repair the "
+            "environment, or choose other arguments."
+        ) from error
 
 
 def version_of(env_id: str) -> str:
@@ -198,13 +206,25 @@ def _spec(env_id: str) -> EnvSpec:
     module, _, name = env_id.rpartition(":")
     try:
         if module:
-            importlib.import_module(module)
+            _import(module)
         return gymnasium.spec(name)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         ids = list(gymnasium.registry)
         near = difflib.get_close_matches(env_id, ids, n=3)
         offered = {name for name in ids if name.startswith(NAMESPACE)} | set(near)
         raise EnvironmentFault(f"No environment has the id {env_id!r}. {did_you_mean(env_id, offered)}") from error
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # the module is somebody else's code
+        raise EnvironmentFault(
+            f"Module {module!r}, which is to register the environment, cannot be imported: {type(error).__name__}: "
+            f"{error}. Repair it."
+        ) from error
 
 
 def _creator(spec: EnvSpec) -> Any:

@@ -51,7 +51,7 @@ def read_prices(path: Path) -> dict[str, float]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"Price table {path} cannot be read: {reason}. Expected lines like `env_step: 0`.") from None
+        raise ConfigError(f"Price table {path} cannot be read: {reason}. Expected lines like `env_steps: 0`.") from None
     if not isinstance(content, dict):
         raise ConfigError(f"Price table {path}: expected a mapping of {', '.join(QUANTITIES)} to prices.")
     for name, price in content.items():

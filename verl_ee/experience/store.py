@@ -1,7 +1,7 @@
 """Executed branches on disk: what happened, and who asked for it.
 
-Two Parquet tables. *transitions* holds facts, one row per (environment, task, action prefix, action) under the hash of
-these; *branches* says which expert state an action was tried from, and points to the fact.
+Two Parquet tables. *transitions* holds facts, one row per (environment, task, seed, owner, action prefix, action) under
+the hash of these; *branches* says which expert state an action was tried from, and points to the fact.
 """
 
 from __future__ import annotations

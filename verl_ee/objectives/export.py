@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from omegaconf import OmegaConf
 
 from verl_ee.config import CollectConfig, EarlyExperienceConfig, EnvironmentConfig, built
@@ -112,7 +113,11 @@ def override(keys: Keys, settings: Sequence[str]) -> Keys:
         key, equals, _ = item.partition("=")
         if not equals or not key:
             raise ConfigError(f"{item!r}: expected KEY=VALUE, for instance world_model.target=difference.")
-        given = OmegaConf.from_dotlist([item.removeprefix(f"{ROOT}.")])
+        try:
+            given = OmegaConf.from_dotlist([item.removeprefix(f"{ROOT}.")])
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{item!r}: the value is not YAML ({reason}). Quote it.") from None
         _merge(result, cast(Keys, OmegaConf.to_container(given)))
     return result
 

@@ -9,6 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
+
+
+def has_adapter(model: DictConfig) -> bool:
+    """Return whether a LoRA adapter is trained: the engines read its rank from different keys.
+
+    Args:
+        model: `actor_rollout_ref.model`.
+    """
+    return bool(model.get("lora_rank") or (model.get("lora") or {}).get("rank"))
 
 
 def is_megatron(engine: Any) -> bool:

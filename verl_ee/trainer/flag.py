@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import ray
@@ -10,7 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from verl_ee.errors import EarlyExperienceError
+from verl_ee.errors import ConfigError, EarlyExperienceError
 from verl_ee.trainer.preflight import check_job
 
 
@@ -26,6 +27,10 @@ class FlagCallback(Callback):
             check_job(config)
         except EarlyExperienceError as error:
             _leave(error)
+        except Exception as error:
+            # Left alone, it would become a warning of Hydra, and the job would start unchecked.
+            traceback.print_exc()
+            _leave(ConfigError(f"This job cannot be checked before it starts: {type(error).__name__}: {error}"))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Print the message of one of our errors as the last line, in place of Ray's traceback."""

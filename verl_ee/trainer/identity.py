@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.config.schema import ROOT
+from verl_ee.errors import ConfigError
 
 Identity = dict[str, Any]
 VERL_KEYS = (
@@ -19,6 +20,8 @@ VERL_KEYS = (
     "actor_rollout_ref.model.custom_chat_template",
     "actor_rollout_ref.model.lora_rank",
     "actor_rollout_ref.model.lora_alpha",
+    "actor_rollout_ref.model.lora.rank",
+    "actor_rollout_ref.model.lora.alpha",
     "actor_rollout_ref.actor.strategy",
     "data.apply_chat_template_kwargs",
     "data.max_prompt_length",
@@ -36,6 +39,9 @@ def identity_of(config: DictConfig, early: EarlyExperienceConfig) -> Identity:
     Args:
         config: of verl.
         early: its typed `early_experience`.
+
+    Raises:
+        ConfigError: if a file that it names cannot be read.
     """
     ours = {key: value for key, value in early.model_dump(mode="json").items() if key not in FREE}
     # Of a server, its model alone changes what it writes: limits may be raised, and addresses move.
@@ -53,11 +59,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _contents(early: EarlyExperienceConfig) -> Identity:
     files = {name: getattr(early, name) for name in ("experts", "examples", "demonstrations")}
-    return {
-        f"content of {ROOT}.{name}": hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest()[:16]
-        for name, file in files.items()
-        if file not in (None, "???")
-    }
+    given = {name: file for name, file in files.items() if file not in (None, "???")}
+    return {f"content of {ROOT}.{name}": _sha256(name, Path(file).expanduser())[:16] for name, file in given.items()}
+
+
+def _sha256(name: str, path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(
+            f"{ROOT}.{name}={str(path)!r} cannot be read ({error.strerror}). Name another file."
+        ) from None
 
 
 def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:

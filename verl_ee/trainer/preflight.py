@@ -20,7 +20,7 @@ from verl_ee.config import (
 from verl_ee.config.group import TRAINER_MODES
 from verl_ee.config.schema import ROOT
 from verl_ee.envs import make
-from verl_ee.errors import ConfigError, did_you_mean
+from verl_ee.errors import ConfigError, EnvironmentFault, did_you_mean
 from verl_ee.experience.collector import provenance_of
 from verl_ee.experience.cost import read_prices
 from verl_ee.experience.experts import ExpertFile, load_experts
@@ -36,6 +36,8 @@ from verl_ee.trainer.reference import anchor_of, check_meshes
 from verl_ee.trainer.run_folder import HAND_OVER, RunFolder
 from verl_ee.trainer.sampler import sends_adapter
 
+RESUME_MODES = ("auto", "disable", "resume_path")
+"""verl's values of `trainer.resume_mode`."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -131,6 +133,11 @@ def check_alternatives(config: EarlyExperienceConfig, experts: ExpertFile, given
     try:
         first = experts.trajectories[0]
         _, info = env.reset(seed=first.seed, options={"task": first.task})
+    except Exception as error:  # the environment is somebody else's code
+        raise EnvironmentFault(
+            f"{config.environment.id} cannot be reset to task {first.task!r} of the first expert trajectory: "
+            f"{type(error).__name__}: {error}. `verl-ee envs check` tries an environment."
+        ) from error
     finally:
         env.close()
     if info.get("admissible_actions") is None:
@@ -223,6 +230,9 @@ def _check_verl(config: DictConfig) -> None:
             f"trainer.v1.trainer_mode={mode!r} replaces the trainer that +{ROOT} selects. {advice}, or leave it out "
             "for verl's 'sync'."
         )
+    resume = config.trainer.resume_mode
+    if resume not in RESUME_MODES:
+        raise ConfigError(f"trainer.resume_mode={resume!r} does not exist. {did_you_mean(str(resume), RESUME_MODES)}")
     from verl.trainer.ppo.utils import need_critic
 
     if need_critic(config):

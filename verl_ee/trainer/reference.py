@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from verl_ee.config.schema import ROOT
 from verl_ee.errors import ConfigError
+from verl_ee.trainer.engines import has_adapter
 from verl_ee.trainer.run_folder import RunFolder
 
 Choice = Literal["mid_trained", "base"]
@@ -110,10 +111,10 @@ def check_meshes(config: DictConfig) -> None:
         ConfigError: naming the keys that differ.
     """
     actor, ref = config.actor_rollout_ref.actor, config.actor_rollout_ref.ref
-    if config.actor_rollout_ref.model.get("lora_rank", 0):
+    if has_adapter(config.actor_rollout_ref.model):
         if actor.strategy == "megatron":
             raise ConfigError(
-                "actor_rollout_ref.model.lora_rank with actor_rollout_ref.actor.strategy='megatron': the adapter at "
+                "actor_rollout_ref.model.lora.rank with actor_rollout_ref.actor.strategy='megatron': the adapter at "
                 f"hand-over cannot be GRPO's reference there. Add {ROOT}.hand_over.reference=base, or use fsdp2."
             )
         # The actor itself is the reference.

@@ -12,6 +12,7 @@ import aiohttp
 from omegaconf import DictConfig
 
 from verl_ee.errors import StageError
+from verl_ee.trainer.engines import has_adapter
 
 Responses = list[list[int]]
 """Token ids of the responses to one prompt."""
@@ -115,8 +116,7 @@ def sends_adapter(model: DictConfig) -> bool:
     Args:
         model: `actor_rollout_ref.model`.
     """
-    lora = model.get("lora") or {}
-    return bool(model.get("lora_rank") or lora.get("rank")) and not lora.get("merge")
+    return has_adapter(model) and not (model.get("lora") or {}).get("merge")
 
 
 def _authorization() -> dict[str, str]:

@@ -89,17 +89,19 @@ class Summary:
         Args:
             stage: name of the stage.
             seconds: that the stage took, evaluation excluded.
-            success: share per data source; the key is the last part of its name.
+            success: share per data source; the key is the last part of its name, or all of it where two end alike.
             episodes: played per data source.
             outcomes: whether each task succeeded, per data source; recorded where every episode is among them.
         """
+        ends = Counter(_split(name) for name in episodes)
+        key = {name: _split(name) if ends[_split(name)] == 1 else name for name in episodes}
         entry = {
             "name": stage,
             "seconds": round(seconds, 2),
-            "success": {_split(name): value for name, value in success.items()},
-            "episodes": {_split(name): value for name, value in episodes.items()},
+            "success": {key[name]: value for name, value in success.items()},
+            "episodes": {key[name]: value for name, value in episodes.items()},
             "outcomes": {
-                _split(name): dict(tasks) for name, tasks in outcomes.items() if len(tasks) == episodes.get(name)
+                key[name]: dict(tasks) for name, tasks in outcomes.items() if len(tasks) == episodes.get(name)
             },
         }
         stages = [item for item in self._content["stages"] if item["name"] != stage]

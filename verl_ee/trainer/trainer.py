@@ -53,6 +53,7 @@ class EarlyExperience(PPOTrainer):
                 config.trainer.val_before_train = False
         self.stage = "grpo" if self._stages_done(config) else "base"
         self._stage_began = time.monotonic()
+        self._episodes: Counter[str] = Counter()
         self._outcomes: dict[str, dict[str, bool]] = {}
         super().__init__(config)
 
@@ -189,18 +190,25 @@ class EarlyExperience(PPOTrainer):
         metrics = super()._validate()
         # Evaluating is not part of any stage.
         self._stage_began += time.monotonic() - began
-        episodes = Counter(str(row) for row in self.val_dataset.dataframe["data_source"])
-        repeats = self.config.actor_rollout_ref.rollout.val_kwargs.n
-        success = {name: _success(metrics, name) for name in episodes}
-        played = {name: n * repeats for name, n in episodes.items()}
-        self.summary.evaluated(self.stage, seconds, success, played, self._outcomes)
+        success = {name: _success(metrics, name) for name in self._episodes}
+        self.summary.evaluated(self.stage, seconds, success, self._episodes, self._outcomes)
         return metrics
 
     def _val_metrics_update(
-        self, data_sources: Any, sample_uids: Any, reward_extra_infos_dict: Any, *args: Any, **kwargs: Any
+        self,
+        data_sources: Any,
+        sample_uids: Any,
+        reward_extra_infos_dict: Any,
+        sample_turns: Any,
+        expected_acc_counts: dict[tuple[str, str], int],
     ) -> dict[str, float]:
+        self._episodes = Counter()
+        for (data_source, _), repeats in expected_acc_counts.items():
+            self._episodes[data_source] += repeats
         self._outcomes = outcomes_of(data_sources, reward_extra_infos_dict)
-        return super()._val_metrics_update(data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs)
+        return super()._val_metrics_update(
+            data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=expected_acc_counts
+        )
 
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
         actor = self.config.actor_rollout_ref.actor
