@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from collected import write_here
 from conftest import ROOT
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 import verl_ee.trainer.sources as module
 from verl_ee.config import parse
@@ -110,6 +112,26 @@ def test_outcomes_are_recorded_where_every_episode_is_known(tmp_path: Path) -> N
     written = json.loads((tmp_path / "summary.json").read_text())["stages"][0]
     assert written["outcomes"] == {"seen": {"a": True, "b": False, "c": True}}
     assert outcomes_of(sources, {"acc": [1.0] * 8}) == {}
+
+
+def test_a_job_that_starts_at_the_hand_over_evaluates_the_last_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = object.__new__(EarlyExperienceTrainer)
+    keys = OmegaConf.to_container(compose("iwm").early_experience)
+    trainer.early = parse(keys | {"experts": "none", "environment": {"id": "verl_ee/Household-v0", "kwargs": {}}})
+    trainer.summary = Summary.load(tmp_path / "summary.json", 0)
+    trainer.stage, trainer._stage_began = "grpo", 0.0
+    trainer._episodes, trainer._outcomes = Counter({"house/seen": 4}), {}
+    shares = iter((0.25, 0.75))
+    metrics = staticmethod(lambda: {"val-core/house/seen/acc/mean@1": next(shares)})
+    monkeypatch.setattr(PPOTrainer, "_validate", metrics)
+    trainer.summary.evaluated("imitation", 12.0, {"house/seen": 0.5}, {"house/seen": 4}, {})
+    for trainer.global_steps in (0, 8):
+        trainer._validate()
+    stages = json.loads((tmp_path / "summary.json").read_text())["stages"]
+    assert [(stage["name"], stage["success"]["seen"]) for stage in stages] == [("imitation", 0.25), ("grpo", 0.75)]
+    assert stages[0]["seconds"] == 12.0
 
 
 def test_every_stage_is_recorded_as_finished(calls: list[str], tmp_path: Path) -> None:

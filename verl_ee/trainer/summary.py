@@ -79,7 +79,7 @@ class Summary:
     def evaluated(
         self,
         stage: str,
-        seconds: float,
+        seconds: float | None,
         success: Mapping[str, float],
         episodes: Mapping[str, int],
         outcomes: Mapping[str, Mapping[str, bool]],
@@ -88,16 +88,18 @@ class Summary:
 
         Args:
             stage: name of the stage.
-            seconds: that the stage took, evaluation excluded.
+            seconds: that the stage took, evaluation excluded; None: as in the earlier entry, or 0, for a stage that
+                another job trained.
             success: share per data source; the key is the last part of its name, or all of it where two end alike.
             episodes: played per data source.
             outcomes: whether each task succeeded, per data source; recorded where every episode is among them.
         """
         ends = Counter(_split(name) for name in episodes)
         key = {name: _split(name) if ends[_split(name)] == 1 else name for name in episodes}
+        earlier = next((item for item in self._content["stages"] if item["name"] == stage), {"seconds": 0.0})
         entry = {
             "name": stage,
-            "seconds": round(seconds, 2),
+            "seconds": earlier["seconds"] if seconds is None else round(seconds, 2),
             "success": {key[name]: value for name, value in success.items()},
             "episodes": {key[name]: value for name, value in episodes.items()},
             "outcomes": {

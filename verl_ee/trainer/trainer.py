@@ -191,7 +191,12 @@ class EarlyExperience(PPOTrainer):
         # Evaluating is not part of any stage.
         self._stage_began += time.monotonic() - began
         success = {name: _success(metrics, name) for name in self._episodes}
-        self.summary.evaluated(self.stage, seconds, success, self._episodes, self._outcomes)
+        if self.stage == "grpo" and self.global_steps == 0:
+            # A job that only goes on with GRPO begins with the policy of the last stage.
+            last = list(self.early.stages)[-1]
+            self.summary.evaluated(last, None, success, self._episodes, self._outcomes)
+        else:
+            self.summary.evaluated(self.stage, seconds, success, self._episodes, self._outcomes)
         return metrics
 
     def _val_metrics_update(
