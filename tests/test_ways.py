@@ -134,7 +134,8 @@ def test_a_nondeterministic_environment_is_never_replayed() -> None:
 def test_a_key_is_named_as_a_user_types_it() -> None:
     stages = {"first": {"objectives": ["imitation"], "epochs": 1, "lr": 1e-4, "batch_size": 1}}
     collect = {"mine": {"way": "snapshot"}}
-    job = {"method": "iwm", "environment": {"id": "?"}, "experts": "?", "stages": stages, "collect": collect}
+    job = {"method": "iwm", "environment": {"id": "?"}, "experts": "?", "stages": stages}
+    job |= {"collect": collect, "world_model": {"collect": "mine"}}
     with pytest.raises(EnvironmentFault, match=r"^early_experience\.collect\.mine\.way=snapshot, but .*mine\.way=auto"):
         Supervisor(EnvironmentConfig(id=id_of(Game)), parse(job).collect["mine"], expert())
 
