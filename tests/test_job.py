@@ -24,6 +24,8 @@ def test_summary_lists_every_stage(job: Job) -> None:
     assert [stage["name"] for stage in summary["stages"]] == ["base", "world_model", "imitation", "grpo"]
     for stage in summary["stages"]:
         assert stage["episodes"] == {"seen": 16, "unseen": 16}
+        assert all(0.0 <= share <= 1.0 for share in stage["success"].values())
+        assert set(stage["outcomes"]) == {"seen", "unseen"}
         for split, tasks in stage["outcomes"].items():
             assert len(tasks) == 16
             assert stage["success"][split] == sum(tasks.values()) / 16

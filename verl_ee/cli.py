@@ -7,12 +7,12 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from verl_ee.errors import ConfigError, EarlyExperienceError, EnvironmentFault, did_you_mean
+from verl_ee.errors import ConfigError, EarlyExperienceError, EnvironmentFault, did_you_mean, not_yaml
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _environment(tasks)
     tasks.add_argument("--split", action="append", required=True, metavar="SPLIT[:FIRST]", help="may be given again")
-    tasks.add_argument("-n", type=_positive, required=True, help="tasks of each split")
+    tasks.add_argument("-n", type=_at_least(1), required=True, help="tasks of each split")
     tasks.add_argument("--out", type=Path, required=True)
     tasks.set_defaults(run=_tasks)
 
@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     record = actions.add_parser("record", help="play an environment's own expert and write what it did")
     _environment(record)
     record.add_argument("--split", default="train")
-    record.add_argument("--first", type=_count, default=0, help="index of the first task (default 0)")
-    record.add_argument("-n", type=_positive, required=True, help="trajectories")
+    record.add_argument("--first", type=_at_least(0), default=0, help="index of the first task (default 0)")
+    record.add_argument("-n", type=_at_least(1), required=True, help="trajectories")
     record.add_argument("--out", type=Path, required=True)
     record.set_defaults(run=_record)
     read = actions.add_parser("check", help="check an expert file line by line")
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser("inspect", help="what a transition store holds, or what became of rationales")
     inspect.add_argument("folder", type=Path, help="folder of a store, or <run>/early_experience for rationales")
-    inspect.add_argument("--samples", type=_count, default=0, metavar="N", help="show N branches in full")
+    inspect.add_argument("--samples", type=_at_least(0), default=0, metavar="N", help="show N branches in full")
     inspect.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
     inspect.set_defaults(run=_inspect)
 
@@ -117,16 +117,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
-    return int(text)
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {least}")
+        return int(text)
 
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
-    return int(text)
+    return number
 
 
 def _environment(parser: argparse.ArgumentParser) -> None:
@@ -149,8 +146,7 @@ def _kwargs(args: argparse.Namespace) -> dict[str, Any]:
         try:
             kwargs[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"--kwarg {item!r}: the value is not YAML ({reason}). Quote it.") from None
+            raise not_yaml(f"--kwarg {item!r}", error) from None
     return kwargs
 
 

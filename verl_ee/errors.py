@@ -65,3 +65,13 @@ def did_you_mean(value: str, allowed: Iterable[str]) -> str:
     if close:
         return f"Did you mean {close[0]!r}? Allowed: {', '.join(names)}."
     return f"Allowed: {', '.join(names) or '(none)'}."
+
+
+def not_yaml(what: str, error: Exception) -> ConfigError:
+    """Return the error of a `KEY=VALUE` whose value YAML cannot read.
+
+    Args:
+        what: the argument, as the user wrote it.
+        error: of the YAML parser.
+    """
+    return ConfigError(f"{what}: the value is not YAML ({' '.join(str(error).split())}). Quote it.")

@@ -14,7 +14,7 @@ from verl_ee.config import CollectConfig, EarlyExperienceConfig, EnvironmentConf
 from verl_ee.config.group import FOLDER
 from verl_ee.config.schema import ROOT, Objective
 from verl_ee.envs import ExpertTrajectory
-from verl_ee.errors import ConfigError, StageError, StoreError
+from verl_ee.errors import ConfigError, StageError, StoreError, not_yaml
 from verl_ee.experience.collector import provenance_of
 from verl_ee.experience.experts import ExpertFile, load_experts
 from verl_ee.experience.store import read_provenance
@@ -116,8 +116,7 @@ def override(keys: Keys, settings: Sequence[str]) -> Keys:
         try:
             given = OmegaConf.from_dotlist([item.removeprefix(f"{ROOT}.")])
         except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"{item!r}: the value is not YAML ({reason}). Quote it.") from None
+            raise not_yaml(repr(item), error) from None
         _merge(result, cast(Keys, OmegaConf.to_container(given)))
     return result
 

@@ -30,7 +30,13 @@ class FlagCallback(Callback):
         except Exception as error:
             # Left alone, it would become a warning of Hydra, and the job would start unchecked.
             traceback.print_exc()
-            _leave(ConfigError(f"This job cannot be checked before it starts: {type(error).__name__}: {error}"))
+            reason = f"{type(error).__name__}: {error}"
+            _leave(
+                ConfigError(
+                    f"This job cannot be checked before it starts: {reason}. The lines above tell where; repair what "
+                    "they name, or report it with them."
+                )
+            )
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Print the message of one of our errors as the last line, in place of Ray's traceback."""
