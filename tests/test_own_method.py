@@ -10,7 +10,7 @@ import hydra
 import pytest
 from conftest import ROOT
 from omegaconf import OmegaConf
-from test_curriculum import ENCODER, World
+from worlds import ENCODER, World
 
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
 from verl_ee.config import EarlyExperienceConfig, parse

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_curriculum import ENCODER, World, config, letters, steps_taken, text_of
+from worlds import ENCODER, World, config, letters, steps_taken, text_of
 
 from verl_ee.config import EarlyExperienceConfig, ReflectionConfig
 from verl_ee.errors import ExampleError, StoreError

@@ -86,7 +86,7 @@ def _check_summaries(job: Job) -> None:
 
 def test_demonstrations_are_played_through_the_job_s_own_loops(tmp_path: Path) -> None:
     loops = tmp_path / "loops.yaml"
-    loops.write_text(json.dumps([{"name": "guessing", "_target_": "test_recorder.Guessing"}]))
+    loops.write_text(json.dumps([{"name": "guessing", "_target_": "demonstrations.Guessing"}]))
     rows = [_row("guessing", "Guess.", ["look", "inventory", "7"]), _row("single_turn_agent", "Say look.", ["look"])]
     path = tmp_path / "demonstrations.parquet"
     pq.write_table(pa.Table.from_pylist(rows * 8), path)

@@ -110,7 +110,9 @@ class MidTraining:
             self._group.save_stage(str(path), progress.step)
             self._folder.reach(name, progress)
         except Exception as error:  # from a worker: whatever torch raises when it cannot write, wrapped by Ray
-            raise save_failed(path, error) from error
+            failure = save_failed(path, error)
+            shutil.rmtree(path.parent, ignore_errors=True)
+            raise failure from error
         for other in path.parent.parent.glob("global_step_*"):
             if other != path.parent:
                 shutil.rmtree(other, ignore_errors=True)

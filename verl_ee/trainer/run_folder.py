@@ -23,6 +23,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -180,11 +181,10 @@ class RunFolder:
         return file
 
     def write_error(self, error: BaseException, stage: str) -> None:
-        """Write what ended the run."""
-        write_json(
-            self.own / "error.json",
-            {"schema": SCHEMA, "stage": stage, "type": type(error).__name__, "message": str(error)},
-        )
+        """Write what ended the run, where that can still be written: a disk that ran full may be what ended it."""
+        content = {"schema": SCHEMA, "stage": stage, "type": type(error).__name__, "message": str(error)}
+        with suppress(OSError):
+            write_json(self.own / "error.json", content)
 
     def clear_error(self) -> None:
         """Remove what an earlier attempt left in `error.json`."""
