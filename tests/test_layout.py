@@ -14,6 +14,7 @@ import verl_ee
 
 ROOT = Path(verl_ee.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
 BELOW = {
     "errors": set(),
     "config": {"errors"},
@@ -107,7 +108,7 @@ def test_importing_the_lower_rooms_loads_nothing_heavy() -> None:
     assert run.stdout == "[]\n", run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: path.relative_to(ROOT.parent).as_posix())
 def test_a_file_says_what_it_is_and_stays_short(path: Path) -> None:
     text = path.read_text()
     assert (ast.get_docstring(ast.parse(text)) or "").strip()

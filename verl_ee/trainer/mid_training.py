@@ -110,9 +110,7 @@ class MidTraining:
             self._group.save_stage(str(path), progress.step)
             self._folder.reach(name, progress)
         except Exception as error:  # from a worker: whatever torch raises when it cannot write, wrapped by Ray
-            failure = save_failed(path, error)
-            shutil.rmtree(path.parent, ignore_errors=True)
-            raise failure from error
+            raise save_failed(path, error) from error
         for other in path.parent.parent.glob("global_step_*"):
             if other != path.parent:
                 shutil.rmtree(other, ignore_errors=True)
@@ -122,8 +120,16 @@ class MidTraining:
 
 
 def save_failed(path: Path, error: BaseException) -> StageError:
-    """Return the error of a checkpoint that could not be saved."""
+    """Return the error of a checkpoint that could not be saved, and remove what there is of it.
+
+    Half a checkpoint is of no use, and may have taken the last of a disk that has to hold `error.json`.
+
+    Args:
+        path: folder of the actor checkpoint, in that of the step.
+        error: what ended the saving.
+    """
     free = shutil.disk_usage(path.parents[2] if path.parents[2].exists() else "/").free
+    shutil.rmtree(path.parent, ignore_errors=True)
     return StageError(
         f"Saving {path} failed: {last_line(error)} ({free / 2**30:.3g} GiB are free there). The checkpoint before it "
         "is unharmed: free space, then repeat the command to go on from it."
