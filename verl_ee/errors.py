@@ -30,6 +30,10 @@ class StoreError(EarlyExperienceError):
     """Collected data cannot be read back."""
 
 
+class WriteError(EarlyExperienceError):
+    """There is no room for a file."""
+
+
 class BranchError(EarlyExperienceError):
     """A state could not be reached again, or too many could not."""
 

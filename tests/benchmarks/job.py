@@ -22,7 +22,8 @@ from benchmarks.figures import AtMost, Report, Sample
 from benchmarks.settings import MODEL, ROOT, Settings, cpu
 
 ENV = "verl_ee/Household-v0"
-DEMONSTRATIONS, K, BATCH, GRPO_STEPS, LR = 100, 1, 16, 2, 5e-4
+DEMONSTRATIONS = int(os.environ.get("DEMONSTRATIONS", "100"))
+K, BATCH, GRPO_STEPS, LR = 1, 16, 2, 5e-4
 RUNS = 3
 """Turns of each side, unless the environment variable RUNS says otherwise."""
 AT_MOST = 0.6

@@ -12,6 +12,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from verl_ee.errors import WriteError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Write a file in the block, and name it where a disk or a quota is full: Python's own error does not.
+
+    Raises:
+        WriteError: in place of that error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        reason = os.strerror(error.errno)
+        raise WriteError(
+            f"{path} cannot be written: {reason}. Free space, then repeat the command; what is finished stays."
+        ) from None
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -19,19 +41,21 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: if `path` is a folder, before anything is written, or it cannot be written.
+        WriteError: if the disk is full.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

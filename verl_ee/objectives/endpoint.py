@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from verl_ee.config import EndpointConfig
-from verl_ee.errors import ConfigError, ExampleError, StoreError
+from verl_ee.errors import ConfigError, ExampleError, StoreError, WriteError
 from verl_ee.experience.files import write_json
 from verl_ee.experience.rendering import Message
 from verl_ee.objectives.texts import Request
@@ -119,6 +119,8 @@ class EndpointWriter:
                 f"early_experience.reflection.endpoint and the key in ${self._config.key_variable}."
             )
             return None
+        except WriteError:
+            raise
         except Exception as error:  # there is no list of what a broken server makes the client raise
             self._failed(error)
             return None

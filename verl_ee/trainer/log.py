@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from verl_ee.experience.files import atomic
+from verl_ee.experience.files import atomic, room_for
 
 VERL = "verl"
 """verl shows what its own logger says, and keeps it apart from the root logger, which other libraries silence."""
@@ -69,7 +69,7 @@ class StageLog:
 
     def keep(self, row: Mapping[str, Any]) -> None:
         """Append a row to the run's metrics file."""
-        with self._path.open("a", encoding="utf-8") as file:
+        with room_for(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
 

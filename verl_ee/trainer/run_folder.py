@@ -32,8 +32,8 @@ from omegaconf import DictConfig
 
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.config.schema import ROOT
-from verl_ee.errors import ConfigError, StageError
-from verl_ee.experience.files import write_json
+from verl_ee.errors import ConfigError, StageError, WriteError
+from verl_ee.experience.files import room_for, write_json
 from verl_ee.trainer.identity import Identity, differences, identity_of
 
 SCHEMA = 2
@@ -175,15 +175,16 @@ class RunFolder:
                         ". Wait for its end, stop it, or choose another folder."
                     ) from None
             time.sleep(0.2)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with room_for(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
         return file
 
     def write_error(self, error: BaseException, stage: str) -> None:
         """Write what ended the run, where that can still be written: a disk that ran full may be what ended it."""
         content = {"schema": SCHEMA, "stage": stage, "type": type(error).__name__, "message": str(error)}
-        with suppress(OSError):
+        with suppress(OSError, WriteError):
             write_json(self.own / "error.json", content)
 
     def clear_error(self) -> None:
