@@ -24,7 +24,7 @@ from asking import (
 )
 from endpoints import KEY, TEXT, Endpoint, Reply, Script, completion, refusal
 
-from verl_ee.errors import ConfigError, ExampleError, StoreError
+from verl_ee.errors import ConfigError, ExampleError, StoreError, WriteError
 from verl_ee.experience.store import read_table
 from verl_ee.objectives.rationales import SCHEMA
 from verl_ee.objectives.reflection import Situation
@@ -102,6 +102,17 @@ def test_a_ledger_that_is_none_is_refused(server: Endpoint, found: list[Situatio
         with pytest.raises(StoreError, match=r"spending\.json does not say"):
             ask(server, found, tmp_path)
     assert not server.asked
+
+
+def test_a_ledger_that_has_no_room_is_no_failure_of_the_server(
+    server: Endpoint, found: list[Situation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, _: object) -> None:
+        raise WriteError(f"{path} cannot be written")
+
+    monkeypatch.setattr("verl_ee.objectives.endpoint.write_json", full)
+    with pytest.raises(WriteError, match=r"spending\.json cannot be written"):
+        ask(server, found, tmp_path)
 
 
 # The key
