@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_ee.errors import ConfigError, EarlyExperienceError, StageError
 from verl_ee.trainer import checkpoints
 from verl_ee.trainer.checkpoints import check_actor, check_space, kept_by_grpo, resumed_from
-from verl_ee.trainer.mid_training import MidTraining
+from verl_ee.trainer.mid_training import MidTraining, save_failed
 from verl_ee.trainer.reference import anchor_of
 from verl_ee.trainer.run_folder import Progress, RunFolder
 
@@ -135,6 +135,20 @@ def test_a_disk_that_runs_full_leaves_the_checkpoint_before(tmp_path: Path) -> N
     assert "The checkpoint before it is unharmed" in message
     assert before.is_dir()
     assert folder.trained()["imitation"].step == 2
+
+
+def test_the_last_checkpoint_that_is_left_is_never_removed(run: Path) -> None:
+    assert checkpoints.older_is_kept(run, 6)
+    # verl has saved the actor of step 6, removed that of step 3, and then failed.
+    shutil.rmtree(run / "global_step_3/actor")
+    assert not checkpoints.older_is_kept(run, 6)
+    message = str(save_failed(run / "global_step_6/actor", OSError("full"), older_kept=False))
+    assert f"write 6 into {run / checkpoints.TRACKER}, then repeat the command" in message
+    for broken in ("", "6"):
+        (run / checkpoints.TRACKER).write_text(broken)
+        assert not checkpoints.older_is_kept(run, 6)
+    (run / checkpoints.TRACKER).unlink()
+    assert checkpoints.older_is_kept(run, 0)
 
 
 def test_a_state_file_that_is_broken(tmp_path: Path) -> None:

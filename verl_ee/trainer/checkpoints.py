@@ -59,6 +59,22 @@ def resumed_from(config: DictConfig, root: Path) -> Path | None:
     return path
 
 
+def older_is_kept(root: Path, step: int) -> bool:
+    """Return whether there is a checkpoint to go on from besides that of a step, which verl could not save.
+
+    verl removes an older one as soon as the actor's part of a newer one is saved, and writes the tracker last.
+
+    Args:
+        root: `trainer.default_local_dir`; without a tracker there, a stage of mid-training has left one.
+        step: of the checkpoint that was to be saved.
+    """
+    tracker = root / TRACKER
+    if not tracker.exists():
+        return True
+    named = tracker.read_text(encoding="utf-8").strip()
+    return named not in ("", str(step)) and (root / f"global_step_{named}" / "actor").is_dir()
+
+
 def check_actor(actor: Path, config: DictConfig) -> None:
     """Refuse an actor checkpoint that verl could not load into this job.
 

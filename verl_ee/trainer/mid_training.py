@@ -18,6 +18,7 @@ from verl_ee.objectives.examples import Example
 from verl_ee.objectives.loss import summarise
 from verl_ee.objectives.schedule import batches, learning_rate
 from verl_ee.trainer.batch import sums_of, to_batch
+from verl_ee.trainer.checkpoints import TRACKER
 from verl_ee.trainer.log import StageLog
 from verl_ee.trainer.run_folder import Progress, RunFolder
 
@@ -110,7 +111,10 @@ class MidTraining:
             self._group.save_stage(str(path), progress.step)
             self._folder.reach(name, progress)
         except Exception as error:  # from a worker: whatever torch raises when it cannot write, wrapped by Ray
-            raise save_failed(path, error) from error
+            failure = save_failed(path, error)
+            # Half a checkpoint is of no use, and may have taken the last of a disk that has to hold `error.json`.
+            shutil.rmtree(path.parent, ignore_errors=True)
+            raise failure from error
         for other in path.parent.parent.glob("global_step_*"):
             if other != path.parent:
                 shutil.rmtree(other, ignore_errors=True)
@@ -119,21 +123,23 @@ class MidTraining:
         self._group.load_stage(str(self._folder.checkpoint(name, step)), contents)
 
 
-def save_failed(path: Path, error: BaseException) -> StageError:
-    """Return the error of a checkpoint that could not be saved, and remove what there is of it.
-
-    Half a checkpoint is of no use, and may have taken the last of a disk that has to hold `error.json`.
+def save_failed(path: Path, error: BaseException, older_kept: bool = True) -> StageError:
+    """Return the error of a checkpoint that could not be saved.
 
     Args:
         path: folder of the actor checkpoint, in that of the step.
         error: what ended the saving.
+        older_kept: whether the checkpoint before it is still there.
     """
     free = shutil.disk_usage(path.parents[2] if path.parents[2].exists() else "/").free
-    shutil.rmtree(path.parent, ignore_errors=True)
-    return StageError(
-        f"Saving {path} failed: {last_line(error)} ({free / 2**30:.3g} GiB are free there). The checkpoint before it "
-        "is unharmed: free space, then repeat the command to go on from it."
-    )
+    after = "The checkpoint before it is unharmed: free space, then repeat the command to go on from it."
+    if not older_kept:
+        step, tracker = path.parent.name.removeprefix("global_step_"), path.parents[1] / TRACKER
+        after = (
+            f"verl had removed the checkpoint before it, or emptied {tracker}. To go on from this one, free space, "
+            f"remove {path.parent}/data.pt if it is cut off, write {step} into {tracker}, then repeat the command."
+        )
+    return StageError(f"Saving {path} failed: {last_line(error)} ({free / 2**30:.3g} GiB are free there). {after}")
 
 
 def last_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from typing import Any
@@ -17,7 +18,7 @@ from verl_ee.config.schema import ROOT
 from verl_ee.errors import EarlyExperienceError, StageError
 from verl_ee.objectives.curriculum import Curriculum
 from verl_ee.objectives.examples import Encoder
-from verl_ee.trainer.checkpoints import check_space, kept_by_grpo
+from verl_ee.trainer.checkpoints import check_space, kept_by_grpo, older_is_kept
 from verl_ee.trainer.log import StageLog, logger_of
 from verl_ee.trainer.mid_training import MidTraining, last_line, save_failed
 from verl_ee.trainer.reference import Reference
@@ -235,7 +236,11 @@ class EarlyExperience(PPOTrainer):
         try:
             super()._save_checkpoint()
         except Exception as error:  # whatever torch raises in a worker when it cannot write, wrapped by Ray
-            raise save_failed(path / "actor", error) from error
+            kept = older_is_kept(self.folder.root, self.global_steps)
+            failure = save_failed(path / "actor", error, kept)
+            if kept:
+                shutil.rmtree(path, ignore_errors=True)
+            raise failure from error
         if self.global_steps > 0:
             self.summary.checkpoint("grpo", path)
 
