@@ -57,9 +57,9 @@ class Job:
 
     @property
     def fingerprints(self) -> list[str]:
-        """Hashes in the log's line of the hand-over: the policy on both sides, and a reference of its own."""
+        """Hashes in the log's line of the hand-over: policy on both sides, each of all workers, and a reference."""
         line = next(line for line in self.output.splitlines() if "hand-over: policy" in line)
-        return re.findall(r"\b[0-9a-f]{12}\b", line)
+        return re.findall(r"\b[0-9a-f]{12}(?:\+[0-9a-f]{12})*\b", line)
 
 
 def run_recipe(

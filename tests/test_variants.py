@@ -36,6 +36,8 @@ MEGATRON = (
     "actor_rollout_ref.ref.megatron.vanilla_mbridge=True",
 )
 """On top of the recipe's own settings, which are for FSDP2."""
+TWO = ("trainer.n_gpus_per_node=2", "ray_kwargs.ray_init.num_gpus=2")
+"""Two workers, each with a server."""
 SAME = 0.05
 """Nats per token that servers in bfloat16 and the actor may differ in a response's log-probability."""
 
@@ -53,15 +55,29 @@ def test_one_adapter_goes_through_all_stages_and_learns_summaries_of_the_policy(
     assert adapter["r"] == 8
 
 
-def test_megatron_trains_every_stage_and_the_servers_get_its_weights(tmp_path: Path) -> None:
-    done = run_recipe(tmp_path, *MEGATRON, PYTHONPATH=_with_tests(), VERL_USE_EXTERNAL_MODULES="megatron_cpu")
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output[-5000:]
-    job = Job(tmp_path, output)
+@pytest.mark.parametrize("parallel", [None, "tensor", "pipeline"])
+def test_megatron_trains_every_stage_and_the_servers_get_its_weights(tmp_path: Path, parallel: str | None) -> None:
+    over_two = [f"actor_rollout_ref.{role}.megatron.{parallel}_model_parallel_size=2" for role in ("actor", "ref")]
+    modules = {"PYTHONPATH": _with_tests(), "VERL_USE_EXTERNAL_MODULES": "megatron_cpu"}
+    done = run_recipe(tmp_path, *MEGATRON, *((*TWO, *over_two) if parallel else ()), **modules)
+    _check_stages(tmp_path, done.returncode, done.stdout + done.stderr)
+    assert (tmp_path / "global_step_0/actor/model/huggingface/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
+def test_two_workers_train_every_stage_and_two_servers_get_their_weights(tmp_path: Path, strategy: str) -> None:
+    overrides = (f"actor_rollout_ref.{role}.strategy={strategy}" for role in ("actor", "ref"))
+    done = run_recipe(tmp_path, *TWO, *overrides)
+    _check_stages(tmp_path, done.returncode, done.stdout + done.stderr)
+    assert (tmp_path / "global_step_0/actor/model_world_size_2_rank_1.pt").exists()
+
+
+def _check_stages(folder: Path, returncode: int, output: str) -> None:
+    assert returncode == 0, output[-5000:]
+    job = Job(folder, output)
     names = [stage["name"] for stage in job.json("summary.json")["stages"]]
     assert names == ["base", "world_model", "imitation", "grpo"]
     _check_policies(job, "model")
-    assert (tmp_path / "global_step_0/actor/model/huggingface/model.safetensors").exists()
 
 
 def _check_policies(job: Job, reference: str) -> None:
