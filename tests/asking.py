@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 # The first request imports it, which may take longer than a slow server is given.
 import openai.resources.chat.completions  # noqa: F401
+import pytest
 from collected import write_here
-from endpoints import MODEL, READ, WRITTEN, Endpoint, Reply, Script
+from endpoints import KEY, MODEL, READ, WRITTEN, Endpoint, Reply, Script
 
 from verl_ee.config import EndpointConfig
 from verl_ee.envs.household.env import Household
@@ -25,13 +27,27 @@ WORTH = READ + WRITTEN
 MAX_TOKENS = 64
 
 
-def twelve_states(folder: Path) -> list[Situation]:
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[Situation]:
     """Twelve states of the household, each with a prompt of its own."""
+    folder = tmp_path_factory.mktemp("store")
     trajectories = [Household().expert_trajectory(f"train/{number}") for number in range(4)]
     write_here(folder, Household, trajectories, 2)
     states = situations(trajectories, read_outcomes(folder), 8)[:12]
     assert len({prompt_of(state) for state in states}) == 12
     return states
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, KEY)
+
+
+@pytest.fixture
+def server() -> Iterator[Endpoint]:
+    """A server whose `script` a test sets."""
+    with Endpoint() as endpoint:
+        yield endpoint
 
 
 def prompt_of(state: Situation) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import hydra
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from conftest import ROOT
 from omegaconf import DictConfig
 from transformers import AutoTokenizer
@@ -150,8 +151,10 @@ FAILURES = {
 }
 
 
-def job_of(folder: Path) -> DictConfig:
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
     """A verl job with a tool and agent loops of its own, on a tokenizer whose template names the tools."""
+    folder = tmp_path_factory.mktemp("job")
     model = folder / "model"
     model.mkdir()
     for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):

@@ -1,5 +1,6 @@
 """Files of demonstrations: refused with their row, recorded once, and counted by what a stage learns."""
 
+# ruff: noqa: F811  (fixtures come by import)
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,7 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from demonstrations import FAILURES, GUESSES, TOOL_ROWS, Shelf, job_of, row, write
+from demonstrations import (
+    FAILURES,
+    GUESSES,
+    TOOL_ROWS,
+    Shelf,
+    config,  # noqa: F401
+    row,
+    write,
+)
 from environments import expert
 from omegaconf import DictConfig, OmegaConf
 from verl.utils.dataset.rl_dataset import RLHFDataset
@@ -23,11 +32,6 @@ from verl_ee.objectives.messages import Row
 from verl_ee.objectives.recording import Recording, read_recording, write_recording
 from verl_ee.trainer.demonstrations import check_demonstrations, recorded
 from verl_ee.trainer.recorder import record
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
-    return job_of(tmp_path_factory.mktemp("job"))
 
 
 def without(column: str) -> dict[str, Any]:

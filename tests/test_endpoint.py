@@ -1,11 +1,11 @@
 """A server that writes, and all the ways in which it does not: the run ends, nothing is asked for or lost twice."""
 
+# ruff: noqa: F811  (fixtures come by import)
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,17 @@ import pytest
 from asking import (
     MAX_TOKENS,
     VARIABLE,
+    _key,  # noqa: F401
     ask,
     check_whole,
     config_of,
     fails_after,
     fails_for,
+    found,  # noqa: F401
     kept,
     places,
     prompt_of,
-    twelve_states,
+    server,  # noqa: F401
 )
 from endpoints import GARBAGE, KEY, MODEL, PASSING, TEXT, Endpoint, Reply, completion, refusal
 
@@ -31,23 +33,6 @@ from verl_ee.objectives.rationales import read_all, write_all
 from verl_ee.objectives.reflection import Situation
 
 SLOW = ("silent", "trickle")
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[Situation]:
-    return twelve_states(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, KEY)
-
-
-@pytest.fixture
-def server() -> Iterator[Endpoint]:
-    """A server whose `script` a test sets."""
-    with Endpoint() as endpoint:
-        yield endpoint
 
 
 # A server that works

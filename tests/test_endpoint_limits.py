@@ -1,11 +1,11 @@
 """What a server that writes may cost, what it and the files learn of the key, and what is refused unasked."""
 
+# ruff: noqa: F811  (fixtures come by import)
 from __future__ import annotations
 
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,13 +14,15 @@ from asking import (
     MAX_TOKENS,
     VARIABLE,
     WORTH,
+    _key,  # noqa: F401
     ask,
     check_whole,
     fails_after,
     fails_for,
+    found,  # noqa: F401
     kept,
     prompt_of,
-    twelve_states,
+    server,  # noqa: F401
 )
 from endpoints import KEY, TEXT, Endpoint, Reply, Script, completion, refusal
 
@@ -28,24 +30,6 @@ from verl_ee.errors import ConfigError, ExampleError, StoreError, WriteError
 from verl_ee.experience.store import read_table
 from verl_ee.objectives.rationales import SCHEMA
 from verl_ee.objectives.reflection import Situation
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[Situation]:
-    return twelve_states(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, KEY)
-
-
-@pytest.fixture
-def server() -> Iterator[Endpoint]:
-    """A server whose `script` a test sets."""
-    with Endpoint() as endpoint:
-        yield endpoint
-
 
 # Spending
 

@@ -1,23 +1,25 @@
 """Rationales on disk: kept with their reasons, gone on with after a kill, and refused when too few are accepted."""
 
+# ruff: noqa: F811  (fixtures come by import)
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from writers import GOOD, HISTORY, Branched, Scripted, branched
+from writers import (
+    GOOD,
+    HISTORY,
+    Branched,
+    Scripted,
+    household,  # noqa: F401
+)
 
 from verl_ee.errors import ExampleError, StoreError
 from verl_ee.objectives import texts as module
 from verl_ee.objectives.gates import GATES
 from verl_ee.objectives.rationales import FILE, read_all, write_all
 from verl_ee.objectives.reflection import Reflection, Situation, counts, reflect, situations
-
-
-@pytest.fixture(scope="module")
-def household(tmp_path_factory: pytest.TempPathFactory) -> Branched:
-    return branched(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Experts played through a job's own agent loops: what is learned is, token for token, what the loops send in GRPO."""
 
+# ruff: noqa: F811  (fixtures come by import)
 from __future__ import annotations
 
 import asyncio
@@ -12,7 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from demonstrations import END, FAILURES, GUESSES, TOOL_ROWS, call, job_of, row, write
+from demonstrations import (
+    END,
+    FAILURES,
+    GUESSES,
+    TOOL_ROWS,
+    call,
+    config,  # noqa: F401
+    row,
+    write,
+)
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
@@ -25,11 +35,6 @@ from verl_ee.objectives.examples import Example
 from verl_ee.objectives.loss import loss_and_metrics
 from verl_ee.trainer.batch import to_batch
 from verl_ee.trainer.recorder import RecordingClient, record
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
-    return job_of(tmp_path_factory.mktemp("job"))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Reflection: what a writer is shown, what an example holds, and what a rationale rests on."""
 
+# ruff: noqa: F811  (fixtures come by import)
 from __future__ import annotations
 
 import re
@@ -7,7 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from writers import GOOD, HISTORY, Branched, Scripted, branched, outcome, trajectory
+from writers import (
+    GOOD,
+    HISTORY,
+    Branched,
+    Scripted,
+    household,  # noqa: F401
+    outcome,
+    trajectory,
+)
 
 from verl_ee.envs.household.env import Household
 from verl_ee.errors import ExampleError
@@ -24,11 +33,6 @@ from verl_ee.experience.states import expert_states
 from verl_ee.experience.store import TRANSITION_SCHEMA, TRANSITIONS, read_table
 from verl_ee.objectives.examples import Encoder, Example, imitation, reflection, world_model
 from verl_ee.objectives.reflection import Situation, TemplateWriter, counts, reflect, situations, writer_prompt
-
-
-@pytest.fixture(scope="module")
-def household(tmp_path_factory: pytest.TempPathFactory) -> Branched:
-    return branched(tmp_path_factory.mktemp("store"))
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The rule that writes rationales: it passes every gate, and says only what was executed."""
 
+# ruff: noqa: F811  (fixtures come by import)
 from __future__ import annotations
 
 import re
@@ -7,17 +8,20 @@ from pathlib import Path
 
 import pytest
 from collected import write_here
-from writers import HISTORY, TASKS, Branched, branched, outcome, situation, written
+from writers import (
+    HISTORY,
+    TASKS,
+    Branched,
+    household,  # noqa: F401
+    outcome,
+    situation,
+    written,
+)
 
 from verl_ee.envs.household.env import Household
 from verl_ee.experience.rendering import State, Turn
 from verl_ee.experience.store import read_outcomes
 from verl_ee.objectives.reflection import TemplateWriter, reflect, situations
-
-
-@pytest.fixture(scope="module")
-def household(tmp_path_factory: pytest.TempPathFactory) -> Branched:
-    return branched(tmp_path_factory.mktemp("store"))
 
 
 @pytest.mark.parametrize(("size", "k"), [("small", 0), ("small", 3), ("small", 8), ("medium", 3), ("large", 3)])

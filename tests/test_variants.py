@@ -57,9 +57,14 @@ def test_one_adapter_goes_through_all_stages_and_learns_summaries_of_the_policy(
 
 @pytest.mark.parametrize("parallel", [None, "tensor", "pipeline"])
 def test_megatron_trains_every_stage_and_the_servers_get_its_weights(tmp_path: Path, parallel: str | None) -> None:
-    over_two = [f"actor_rollout_ref.{role}.megatron.{parallel}_model_parallel_size=2" for role in ("actor", "ref")]
+    overrides = list(MEGATRON)
+    if parallel is not None:
+        overrides += TWO
+        overrides += (
+            f"actor_rollout_ref.{role}.megatron.{parallel}_model_parallel_size=2" for role in ("actor", "ref")
+        )
     modules = {"PYTHONPATH": _with_tests(), "VERL_USE_EXTERNAL_MODULES": "megatron_cpu"}
-    done = run_recipe(tmp_path, *MEGATRON, *((*TWO, *over_two) if parallel else ()), **modules)
+    done = run_recipe(tmp_path, *overrides, **modules)
     _check_stages(tmp_path, done.returncode, done.stdout + done.stderr)
     assert (tmp_path / "global_step_0/actor/model/huggingface/model.safetensors").exists()
 

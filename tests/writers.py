@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from collected import write_here
 
 from verl_ee.envs import ExpertStep, ExpertTrajectory
@@ -29,8 +30,10 @@ class Branched:
     outcomes: list[Outcome]
 
 
-def branched(folder: Path) -> Branched:
+@pytest.fixture(scope="module")
+def household(tmp_path_factory: pytest.TempPathFactory) -> Branched:
     """Households of every split, three alternatives in each state."""
+    folder = tmp_path_factory.mktemp("store")
     trajectories = [Household().expert_trajectory(task) for task in TASKS]
     write_here(folder, Household, trajectories, 3)
     return Branched(folder, trajectories, read_outcomes(folder))

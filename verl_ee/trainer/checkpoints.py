@@ -65,7 +65,7 @@ def older_is_kept(root: Path, step: int) -> bool:
     verl removes an older one as soon as the actor's part of a newer one is saved, and writes the tracker last.
 
     Args:
-        root: `trainer.default_local_dir`; without a tracker there, a stage of mid-training has left one.
+        root: `trainer.default_local_dir`; without a tracker there, it is the one the job began with.
         step: of the checkpoint that was to be saved.
     """
     tracker = root / TRACKER
