@@ -103,7 +103,11 @@ def test_importing_the_lower_rooms_loads_nothing_heavy() -> None:
     heavy = {name_of(path) for path in FILES for places in HEAVY.values() if name_of(path) in places}
     light = [path for path in FILES if room_of(path) in set(BELOW) - {"trainer", "plugin", "cli"}]
     modules = [f"verl_ee.{name_of(path)[:-3].replace('/', '.')}" for path in light if name_of(path) not in heavy]
-    assert {"verl_ee.experience.host", "verl_ee.experience.collector", "verl_ee.objectives.examples"} <= set(modules)
+    assert {
+        "verl_ee.experience.branching.host",
+        "verl_ee.experience.collecting.collection",
+        "verl_ee.objectives.examples",
+    } <= set(modules)
     run = subprocess.run([sys.executable, "-c", LIGHT, *modules], capture_output=True, text=True)
     assert run.stdout == "[]\n", run.stdout + run.stderr
 

@@ -6,10 +6,10 @@ import hashlib
 import json
 
 import torch
-from conftest import ROOT
+from support.jobs import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from verl_ee.experience.rendering import POLICY_SYSTEM
+from verl_ee.prompts.text import POLICY_SYSTEM
 
 MODEL = ROOT / "examples/tiny_base/model"
 

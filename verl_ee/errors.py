@@ -18,7 +18,7 @@ class ConfigError(EarlyExperienceError):
     """A key or a combination of keys cannot be served."""
 
 
-class EnvironmentFault(EarlyExperienceError):
+class EnvError(EarlyExperienceError):
     """An environment is unknown, misbehaves, or lacks a capability that was asked for."""
 
 

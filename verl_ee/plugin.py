@@ -11,7 +11,7 @@ import os
 from types import ModuleType
 
 import verl_ee.trainer.cpu  # noqa: F401  (registers the CPU platform where there is no accelerator)
-from verl_ee.trainer.hooks import after_import
+from verl_ee.trainer.import_hooks import after_import
 
 FLAG = "VERL_EE"
 

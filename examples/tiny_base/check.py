@@ -14,8 +14,8 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from verl_ee.envs import make
-from verl_ee.experience.rendering import parse_response, render_policy
-from verl_ee.experience.states import Episode
+from verl_ee.prompts.state import EpisodeHistory
+from verl_ee.prompts.text import parse_response, render_policy
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def play(model: object, tokenizer: object, tasks: list[str], sample: bool, turns
     """Play all tasks side by side and return shares."""
     envs = [make("verl_ee/Household-v0", {"max_steps": turns}) for _ in tasks]
     seen = [env.reset(options={"task": task}) for env, task in zip(envs, tasks, strict=True)]
-    episodes = [Episode(info["task"], 8) for _, info in seen]
+    episodes = [EpisodeHistory(info["task"], 8) for _, info in seen]
     running, solved = list(range(len(tasks))), 0
     count = {"responses": 0, "with an action": 0, "admissible": 0}
     for _ in tqdm(range(turns), desc="sampled" if sample else "greedy", unit="turn"):

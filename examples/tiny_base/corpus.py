@@ -13,15 +13,8 @@ import re
 from collections.abc import Callable, Iterator
 
 from verl_ee.envs import make
-from verl_ee.experience.rendering import (
-    Message,
-    State,
-    render_outcome,
-    render_policy,
-    render_response,
-    render_world_model,
-)
-from verl_ee.experience.states import Episode
+from verl_ee.prompts.state import EpisodeHistory, State
+from verl_ee.prompts.text import Message, render_outcome, render_policy, render_response, render_world_model
 
 FIRST_TASK = 5_000
 """Houses below this number are left to experts, GRPO and evaluation."""
@@ -46,7 +39,7 @@ def random_state(env: object, rng: random.Random) -> State:
     while True:
         task = f"{rng.choice(('train', 'train', 'seen', 'unseen'))}/{rng.randrange(FIRST_TASK, 10_000)}"
         observation, info = unwrapped.reset(options={"task": task})
-        episode = Episode(info["task"], 8)
+        episode = EpisodeHistory(info["task"], 8)
         for _ in range(rng.randrange(15)):
             actions = list(info["admissible_actions"])
             moving = [a for a in actions if a.startswith(("go to", "open", "take"))]

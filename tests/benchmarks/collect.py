@@ -25,10 +25,10 @@ from benchmarks.environments import TASK, importable, walk
 from benchmarks.figures import AtLeast, Exactly, Report, Sample, Thresholds
 from benchmarks.plain import Outcome
 from verl_ee.config import CollectConfig, EnvironmentConfig
-from verl_ee.experience.collector import Collected, Collection
+from verl_ee.experience.branching.workers import WorkerPool
+from verl_ee.experience.collecting.collection import Collection, CollectionResult
 from verl_ee.experience.proposers import listed_proposals
-from verl_ee.experience.store import read_outcomes
-from verl_ee.experience.workers import Pool
+from verl_ee.experience.store import read_branches
 
 STATES, K, COST = 30, 8, 2.0
 """Steps of the trajectory, alternatives per state, milliseconds of CPU time per step and reset."""
@@ -44,7 +44,7 @@ RATIOS: dict[str, Thresholds] = {
 }
 
 
-class TimedPool(Pool):
+class TimedPool(WorkerPool):
     """Notes when its workers are ready, and how long it takes to end them."""
 
     ready: ClassVar[float]
@@ -64,7 +64,7 @@ class TimedPool(Pool):
 class Run:
     """One collection; `seconds` without starting and ending the workers."""
 
-    result: Collected
+    result: CollectionResult
     seconds: float
     env_steps: int
 
@@ -76,7 +76,7 @@ class Bench:
         self._folder, self._runs = folder, 0
         self._outcomes: dict[int, list[Outcome]] = {}
 
-    def collect(self, way: str, states: int, cost: float, workers: int, facts: Path | None = None) -> Run:
+    def collect(self, restore: str, states: int, cost: float, workers: int, facts: Path | None = None) -> Run:
         """Collect one trajectory with our engine.
 
         Raises:
@@ -84,45 +84,45 @@ class Bench:
         """
         self._runs += 1
         folder, counted = self._folder / str(self._runs), self._folder / f"{self._runs}.steps"
-        environment = EnvironmentConfig(id=importable(way), kwargs={"milliseconds": cost, "count": str(counted)})
-        config = _config(workers=workers, facts=None if facts is None else str(facts))
-        recorded = walk(way, states, K)
+        environment = EnvironmentConfig(id=importable(restore), kwargs={"milliseconds": cost, "count": str(counted)})
+        config = _config(workers=workers, cache=None if facts is None else str(facts))
+        recorded = walk(restore, states, K)
         began, TimedPool.ready, TimedPool.closing = time.perf_counter(), 0.0, 0.0
-        with patch("verl_ee.experience.workers.Pool", TimedPool):
+        with patch("verl_ee.experience.branching.workers.Pool", TimedPool):
             result = Collection(folder, [recorded], environment, config, {}).run(quiet=True)
         # Without a pool nothing had to be started, and all of it counts.
         seconds = time.perf_counter() - (TimedPool.ready or began) - TimedPool.closing
-        if result.way and not TimedPool.ready:
+        if result.restore and not TimedPool.ready:
             raise RuntimeError("Collection.run took its pool from elsewhere; the start of workers would be counted.")
         steps = 0
         with suppress(FileNotFoundError):  # nothing was executed
             steps = counted.stat().st_size
-        if result.branches != states * (K + 1) or result.faults or result.way not in ("", way):
-            raise RuntimeError(f"{result}: expected {states * (K + 1)} branches by {way}, and no fault.")
+        if result.branches != states * (K + 1) or result.faults or result.restore not in ("", restore):
+            raise RuntimeError(f"{result}: expected {states * (K + 1)} branches by {restore}, and no fault.")
         if result.cost.env_steps != steps:
             raise RuntimeError(f"{result.cost.env_steps} steps were reported, the environment counted {steps}.")
-        self._compare([(found.step, found.action, found.observation) for found in read_outcomes(folder)])
+        self._compare([(found.step, found.action, found.observation) for found in read_branches(folder)])
         return Run(result, seconds, steps)
 
-    def ours(self, way: str, cost: float) -> Sample:
-        run = self.collect(way, STATES, cost, WORKERS[way])
+    def ours(self, restore: str, cost: float) -> Sample:
+        run = self.collect(restore, STATES, cost, WORKERS[restore])
         return Sample(STATES * (K + 1) / run.seconds, {"env_steps": run.env_steps})
 
-    def reference(self, way: str, cost: float) -> Sample:
-        recorded, config = walk(way, STATES, K), _config()
+    def reference(self, restore: str, cost: float) -> Sample:
+        recorded, config = walk(restore, STATES, K), _config()
         choices = []
         for index, step in enumerate(recorded.steps):
             alternatives = listed_proposals(config, recorded, index, step.admissible_actions or ())
             choices.append([step.action, *(proposal.action for proposal in alternatives)])
         arguments = {"task": TASK, "prefix": [step.action for step in recorded.steps], "choices": choices}
-        result = plain.run([_request("published", way, cost, arguments)])
+        result = plain.run([_request("published", restore, cost, arguments)])
         self._compare(result.outcomes)
         return Sample(STATES * (K + 1) / result.seconds)
 
-    def limit(self, way: str, cost: float) -> Sample:
-        count = WORKERS[way]
-        actions = [step.action for step in walk(way, STATES * (K + 1) // count, K).steps]
-        result = plain.run([_request("stepping", way, cost, {"actions": actions})] * count)
+    def limit(self, restore: str, cost: float) -> Sample:
+        count = WORKERS[restore]
+        actions = [step.action for step in walk(restore, STATES * (K + 1) // count, K).steps]
+        result = plain.run([_request("stepping", restore, cost, {"actions": actions})] * count)
         return Sample(len(actions) * count / result.seconds)
 
     def warm(self) -> Sample:
@@ -133,8 +133,8 @@ class Bench:
         run = self.collect("snapshot", STATES, COST, 1, facts)
         return Sample(STATES * (K + 1) / run.seconds, {"env_steps": run.env_steps, "reused": run.result.reused})
 
-    def growth(self, way: str) -> dict[str, Any]:
-        runs = [self.collect(way, states, COST, 1) for states in GROWTH]
+    def growth(self, restore: str) -> dict[str, Any]:
+        runs = [self.collect(restore, states, COST, 1) for states in GROWTH]
         steps = [run.env_steps for run in runs]
         return {
             "runs": 1,
@@ -154,9 +154,9 @@ def _config(**values: Any) -> CollectConfig:
     return CollectConfig.model_validate({"k": K, **values})
 
 
-def _request(side: str, way: str, cost: float, arguments: dict[str, Any]) -> dict[str, Any]:
+def _request(side: str, restore: str, cost: float, arguments: dict[str, Any]) -> dict[str, Any]:
     kwargs = {"milliseconds": cost}
-    return {"side": side, "environment": importable(way), "kwargs": kwargs, "task": TASK, "arguments": arguments}
+    return {"side": side, "environment": importable(restore), "kwargs": kwargs, "task": TASK, "arguments": arguments}
 
 
 def main() -> int:
@@ -167,14 +167,14 @@ def main() -> int:
         bench = Bench(Path(folder))
         # Ray starts processes of its own at first; they would be in the way of whatever is measured first.
         bench.collect("snapshot", 2, 0.0, 1)
-        for way in WORKERS:
-            _figure(report, bench, f"collect/cost2ms/{way}", way, COST)
+        for restore in WORKERS:
+            _figure(report, bench, f"collect/cost2ms/{restore}", restore, COST)
         report.figure("collect/cost2ms/warm", bench.warm, thresholds={"env_steps": Exactly(0)})
-        for way in WORKERS:
-            _figure(report, bench, f"collect/bare/{way}", way, 0.0)
-        for way in WORKERS:
-            content = {"name": f"collect/growth/{way}", **bench.growth(way)}
-            if way == "replay":
+        for restore in WORKERS:
+            _figure(report, bench, f"collect/bare/{restore}", restore, 0.0)
+        for restore in WORKERS:
+            content = {"name": f"collect/growth/{restore}", **bench.growth(restore)}
+            if restore == "replay":
                 report.line(content)
             else:
                 report.line({**content, "expected_env_steps": LINEAR}, {"env_steps": Exactly(LINEAR)})
@@ -183,12 +183,12 @@ def main() -> int:
     return 0 if report.met else 1
 
 
-def _figure(report: Report, bench: Bench, name: str, way: str, cost: float) -> None:
-    constants, thresholds = {"workers": WORKERS[way]}, dict(RATIOS[way])
-    if way != "replay":
+def _figure(report: Report, bench: Bench, name: str, restore: str, cost: float) -> None:
+    constants, thresholds = {"workers": WORKERS[restore]}, dict(RATIOS[restore])
+    if restore != "replay":
         constants["expected_env_steps"] = STATES * (K + 1)
         thresholds["env_steps"] = Exactly(STATES * (K + 1))
-    ours, reference, limit = (partial(side, way, cost) for side in (bench.ours, bench.reference, bench.limit))
+    ours, reference, limit = (partial(side, restore, cost) for side in (bench.ours, bench.reference, bench.limit))
     report.figure(name, ours, reference, limit, thresholds if cost else None, constants)
 
 

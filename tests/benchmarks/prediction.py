@@ -12,11 +12,11 @@ from transformers import AutoTokenizer
 from benchmarks.figures import Exactly, Report, Sample, Within
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.envs import ExpertTrajectory, make
-from verl_ee.experience.collector import Collection
+from verl_ee.experience.collecting.collection import Collection
+from verl_ee.experience.collecting.prediction import predict
 from verl_ee.experience.cost import Cost
-from verl_ee.experience.prediction import predict
-from verl_ee.experience.proposers import Proposal, Proposals, Question, listed_proposals
-from verl_ee.experience.rendering import render_policy, render_response
+from verl_ee.experience.proposers import Proposal, ProposalBatch, ProposalRequest, listed_proposals
+from verl_ee.prompts.text import render_policy, render_response
 
 ENVIRONMENT = EnvironmentConfig(id="verl_ee/Household-v0")
 TRAJECTORIES, K = 1500, 8
@@ -31,7 +31,7 @@ class CountingProposer:
         self._by_task = {trajectory.task: trajectory for trajectory in trajectories}
         self._tokenizer = AutoTokenizer.from_pretrained(MODEL)
 
-    def propose(self, questions: Sequence[Question]) -> Proposals:
+    def propose(self, questions: Sequence[ProposalRequest]) -> ProposalBatch:
         alternatives, read, written = [], 0, 0
         for question in questions:
             found = self._of(question)
@@ -39,9 +39,9 @@ class CountingProposer:
             read += K * len(self._tokenizer(text)["input_ids"])
             written += sum(len(self._tokenizer(render_response(item.action))["input_ids"]) for item in found)
             alternatives.append(found)
-        return Proposals(tuple(alternatives), read, written)
+        return ProposalBatch(tuple(alternatives), read, written)
 
-    def _of(self, question: Question) -> tuple[Proposal, ...]:
+    def _of(self, question: ProposalRequest) -> tuple[Proposal, ...]:
         listed = question.state.admissible_actions or ()
         return listed_proposals(CollectConfig(k=K), self._by_task[question.task], question.step, listed)
 

@@ -30,14 +30,14 @@ from benchmarks.figures import AtLeast, Report, Sample
 from benchmarks.settings import MODEL, cpu
 from verl_ee.config import CollectConfig
 from verl_ee.envs import make
-from verl_ee.experience.asker import BATCH_STATES, BATCHES
-from verl_ee.experience.proposers import Question
-from verl_ee.experience.rendering import render_policy
-from verl_ee.experience.states import expert_states
+from verl_ee.experience.collecting.proposal_queue import BATCH_STATES, BATCHES
+from verl_ee.experience.expert_states import expert_states
+from verl_ee.experience.proposers import ProposalRequest
 from verl_ee.objectives.examples import Encoder
-from verl_ee.trainer.proposer import PolicyProposer
-from verl_ee.trainer.sampler import Sampler
-from verl_ee.trainer.tokens import encoder_for
+from verl_ee.prompts.text import render_policy
+from verl_ee.trainer.rollout.proposer import PolicyProposer
+from verl_ee.trainer.rollout.sampler import Sampler
+from verl_ee.trainer.rollout.tokens import encoder_for
 
 STATES, K, WARM_UP = 256, 8, 64
 """States of a turn, responses for each, and states that come before the first turn."""
@@ -67,7 +67,7 @@ def configuration(overrides: tuple[str, ...]) -> Any:
 class Asked(NamedTuple):
     """A state to propose for, and its prompt as the policy reads it."""
 
-    question: Question
+    question: ProposalRequest
     prompt: list[int]
 
 
@@ -80,7 +80,7 @@ def household(encoder: Encoder) -> Iterator[Asked]:
         for number, step in enumerate(trajectory.steps):
             prompt = encoder.prompt(render_policy(states[number]))
             if len(prompt) <= PROMPT:
-                yield Asked(Question(index, number, trajectory.task, states[number], step.action), prompt)
+                yield Asked(ProposalRequest(index, number, trajectory.task, states[number], step.action), prompt)
 
 
 class Bench:

@@ -17,25 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import actors
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-import sft
 import torch
+from support import actors, sft_trainer
 from transformers import AutoTokenizer
 
 from benchmarks.settings import cpu
 from verl_ee.config import StageConfig
 from verl_ee.envs import make
 from verl_ee.objectives.examples import Encoder, Example, encode
-from verl_ee.objectives.formats import PARQUET
-from verl_ee.objectives.messages import from_json, imitation_rows, to_json
+from verl_ee.objectives.row_files import PARQUET
+from verl_ee.objectives.rows import imitation_rows, row_to_json, rows_from_json
 from verl_ee.objectives.schedule import batches
-from verl_ee.trainer.log import StageLog
+from verl_ee.run.folder import RunFolder
 from verl_ee.trainer.mid_training import MidTraining
-from verl_ee.trainer.run_folder import RunFolder
-from verl_ee.trainer.tokens import encoder_for
+from verl_ee.trainer.rollout.tokens import encoder_for
+from verl_ee.trainer.stage_log import StageLog
 
 BATCH, HISTORY = 16, 8
 LR = 5e-4
@@ -69,7 +68,7 @@ class Work:
 
 def prepare(folder: Path, steps: int) -> Work:
     """Write the model and the rows of one epoch of imitation on the household."""
-    sft.closed_model(folder / "model")
+    sft_trainer.closed_model(folder / "model")
     count, env = steps * BATCH, make("verl_ee/Household-v0").unwrapped
     trajectories = [env.expert_trajectory(f"train/{index}") for index in range(count // 4)]  # type: ignore[attr-defined]
     rows = list(imitation_rows(trajectories, HISTORY))[:count]
@@ -81,7 +80,7 @@ def prepare(folder: Path, steps: int) -> Work:
     taken = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
     placed = dict(zip(taken, met, strict=True))
     for name, order in {"ours": range(count), "verl": [placed[index] for index in range(count)], "trl": met}.items():
-        table = pa.Table.from_pylist([to_json(rows[index]) for index in order], PARQUET)
+        table = pa.Table.from_pylist([row_to_json(rows[index]) for index in order], PARQUET)
         pq.write_table(table, folder / f"{name}.parquet")
     lengths = [len(example) for example in _examples(folder)]
     ordered = [lengths[position] for position in met]
@@ -103,7 +102,7 @@ def train(name: str, work: Work) -> list[Step]:
     folder.mkdir()
     own = [sys.executable, "-m", __name__, name, str(work.folder)]
     # Each of them starts a Ray of its own.
-    environ = cpu().environ | sft.ENVIRON
+    environ = cpu().environ | sft_trainer.ENVIRON
     environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     if name == "ours":
         del environ["VERL_USE_EXTERNAL_PLUGINS"]
@@ -126,7 +125,7 @@ def train(name: str, work: Work) -> list[Step]:
 
 
 def _verl(folder: Path) -> list[str]:
-    command = sft.command(folder / "model", folder / "verl.parquet", folder / "verl", BATCH, BATCH, LR)
+    command = sft_trainer.command(folder / "model", folder / "verl.parquet", folder / "verl", BATCH, BATCH, LR)
     return [*command, "trainer.total_epochs=1", "trainer.logger=[console]"]
 
 
@@ -136,7 +135,7 @@ def _encoder(folder: Path) -> Encoder:
 
 def _examples(folder: Path) -> list[Example]:
     rows = pq.read_table(folder / "ours.parquet").to_pylist()
-    found = (row for item in rows for row in from_json(item, "ours.parquet", None, None, ""))
+    found = (row for item in rows for row in rows_from_json(item, "ours.parquet", None, None, ""))
     return list(encode(found, _encoder(folder)))
 
 
@@ -145,7 +144,7 @@ def _ours(folder: Path) -> None:
     from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
     from verl.utils.tracking import Tracking
 
-    from verl_ee.trainer.worker import EarlyExperienceWorker
+    from verl_ee.trainer.actor.worker import EarlyExperienceWorker
 
     ray.init(address="local", include_dashboard=False)
     config = actors.configuration(

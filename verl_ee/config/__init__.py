@@ -1,6 +1,16 @@
 """The config group behind `+early_experience=<name>`, and the typed, frozen config that it becomes."""
 
-from verl_ee.config.schema import (
+from verl_ee.config.checks import (
+    built,
+    check_sets,
+    collect_config,
+    early_experience_of,
+    needs_experts,
+    parse,
+    sets_of,
+)
+from verl_ee.config.models import (
+    ROOT,
     CollectConfig,
     EarlyExperienceConfig,
     EndpointConfig,
@@ -9,15 +19,11 @@ from verl_ee.config.schema import (
     ReflectionConfig,
     StageConfig,
     WorldModelConfig,
-    built,
-    check_sets,
-    collect_config,
-    needs_experts,
-    parse,
-    sets_of,
+    WriterConfig,
 )
 
 __all__ = [
+    "ROOT",
     "CollectConfig",
     "EarlyExperienceConfig",
     "EndpointConfig",
@@ -26,9 +32,11 @@ __all__ = [
     "ReflectionConfig",
     "StageConfig",
     "WorldModelConfig",
+    "WriterConfig",
     "built",
     "check_sets",
     "collect_config",
+    "early_experience_of",
     "needs_experts",
     "parse",
     "sets_of",

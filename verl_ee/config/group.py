@@ -7,7 +7,7 @@ from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ee.config.schema import ROOT
+from verl_ee.config.models import ROOT
 
 FOLDER = Path(__file__).parent / ROOT
 TRAINER_MODES = {
@@ -36,7 +36,7 @@ def flag(keys: DictConfig | None = None) -> DictConfig:
         {
             "trainer": {"v1": {"trainer_mode": TRAINER_MODES["sync"]}},
             "ray_kwargs": {"ray_init": {"runtime_env": {"env_vars": {"VERL_EE": "1"}}}},
-            "hydra": {"callbacks": {ROOT: {"_target_": "verl_ee.trainer.flag.FlagCallback"}}},
+            "hydra": {"callbacks": {ROOT: {"_target_": "verl_ee.trainer.hydra_callback.FlagCallback"}}},
         }
     )
     config[ROOT] = keys

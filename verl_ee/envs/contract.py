@@ -23,7 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from verl_ee.errors import EnvironmentFault, did_you_mean
+from verl_ee.errors import EnvError, did_you_mean
 
 NAMESPACE = "verl_ee/"
 
@@ -150,7 +150,7 @@ def arguments(env_id: str, kwargs: Mapping[str, Any] | None = None) -> dict[str,
         wrong = [name for name in given if name not in signature.parameters]
         names = list(signature.parameters)
         hint = did_you_mean(wrong[0], names) if wrong else f"Arguments: {', '.join(names)}."
-        raise EnvironmentFault(f"{env_id} does not take the arguments {given!r}: {error}. {hint}") from error
+        raise EnvError(f"{env_id} does not take the arguments {given!r}: {error}. {hint}") from error
     bound.apply_defaults()
     return dict(bound.arguments)
 
@@ -171,7 +171,7 @@ def make(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gymnasium.Env[
     try:
         return gymnasium.make(env_id, disable_env_checker=True, **given)
     except Exception as error:  # the environment is somebody else's code
-        raise EnvironmentFault(
+        raise EnvError(
             f"{env_id} cannot be made with the arguments {given!r}: {type(error).__name__}: {error}. Repair the "
             "environment, or choose other arguments."
         ) from error
@@ -212,7 +212,7 @@ def _spec(env_id: str) -> EnvSpec:
         ids = list(gymnasium.registry)
         near = difflib.get_close_matches(env_id, ids, n=3)
         offered = {name for name in ids if name.startswith(NAMESPACE)} | set(near)
-        raise EnvironmentFault(f"No environment has the id {env_id!r}. {did_you_mean(env_id, offered)}") from error
+        raise EnvError(f"No environment has the id {env_id!r}. {did_you_mean(env_id, offered)}") from error
 
 
 def _import(module: str) -> None:
@@ -221,7 +221,7 @@ def _import(module: str) -> None:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # the module is somebody else's code
-        raise EnvironmentFault(
+        raise EnvError(
             f"Module {module!r}, which is to register the environment, cannot be imported: {type(error).__name__}: "
             f"{error}. Repair it."
         ) from error
@@ -230,10 +230,10 @@ def _import(module: str) -> None:
 def _creator(spec: EnvSpec) -> Any:
     entry = spec.entry_point
     if entry is None:
-        raise EnvironmentFault(f"{spec.id} is registered without an entry point. Register it with one.")
+        raise EnvError(f"{spec.id} is registered without an entry point. Register it with one.")
     if not isinstance(entry, str):
         return entry
     try:
         return load_env_creator(entry)
     except ImportError as error:
-        raise EnvironmentFault(f"{spec.id} cannot be imported: {error}. Install what it needs.") from error
+        raise EnvError(f"{spec.id} cannot be imported: {error}. Install what it needs.") from error

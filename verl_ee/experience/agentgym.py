@@ -11,11 +11,11 @@ from typing import Any
 from verl_ee.config import EnvironmentConfig
 from verl_ee.envs import ExpertStep, ExpertTrajectory, arguments, version_of
 from verl_ee.errors import ConfigError, ExpertFileError
-from verl_ee.experience.lines import known_keys, read_objects, typed
+from verl_ee.experience.files.json_lines import check_keys, read_objects, typed_value
 
 ACTION, THOUGHT = "Action:", "Thought:"
-_known = partial(known_keys, error=ExpertFileError)
-_typed = partial(typed, error=ExpertFileError)
+_known = partial(check_keys, error=ExpertFileError)
+_typed = partial(typed_value, error=ExpertFileError)
 
 
 def read_agentgym(

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from verl_ee.config import CollectConfig
 from verl_ee.envs import ExpertTrajectory
-from verl_ee.experience.rendering import State, canonical
+from verl_ee.prompts.actions import canonical
+from verl_ee.prompts.state import State
 
 EXPERT = "expert"
 LISTED = ("admissible", "exhaustive")
@@ -20,7 +21,7 @@ LISTED = ("admissible", "exhaustive")
 
 
 @dataclass(frozen=True)
-class Question:
+class ProposalRequest:
     """A state whose alternatives are wanted.
 
     Attributes:
@@ -56,7 +57,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Proposals:
+class ProposalBatch:
     """What a batch of questions gave.
 
     Attributes:
@@ -76,7 +77,7 @@ class Proposer(Protocol):
     It is called in a thread of its own, while environment workers execute what it proposed before.
     """
 
-    def propose(self, questions: Sequence[Question]) -> Proposals:
+    def propose(self, questions: Sequence[ProposalRequest]) -> ProposalBatch:
         """Return the alternatives of each question; none may equal its expert's action in canonical form."""
 
 
@@ -93,7 +94,9 @@ def listed_proposals(
     """
     k = config.k if config.alternatives == "admissible" else len(listed)
     expert = trajectory.steps[step].action
-    actions = sample_admissible(tried(listed, expert, config), expert, k, seed_of(config, trajectory.task, step))
+    actions = sample_admissible(
+        allowed_alternatives(listed, expert, config), expert, k, seed_of(config, trajectory.task, step)
+    )
     return tuple(Proposal(action, config.alternatives) for action in actions)
 
 
@@ -113,15 +116,15 @@ def sample_admissible(listed: Sequence[str], expert: str, k: int, seed: str) -> 
     return random.Random(seed).sample(pool, len(pool))[:k]
 
 
-def shown(question: Question, config: CollectConfig) -> State:
+def visible_state(question: ProposalRequest, config: CollectConfig) -> State:
     """Return the state that a policy is asked in: without the actions that `withhold_expert_tool` keeps from it."""
     listed = question.state.admissible_actions
     if listed is None:
         return question.state
-    return replace(question.state, admissible_actions=tuple(tried(listed, question.expert, config)))
+    return replace(question.state, admissible_actions=tuple(allowed_alternatives(listed, question.expert, config)))
 
 
-def tried(actions: Sequence[str], expert: str, config: CollectConfig) -> Sequence[str]:
+def allowed_alternatives(actions: Sequence[str], expert: str, config: CollectConfig) -> Sequence[str]:
     """Return the actions that may be alternatives: all, or those with another tool than the expert's."""
     if not config.withhold_expert_tool:
         return actions
@@ -145,7 +148,9 @@ def tool_of(action: str) -> str:
     return word.group(0) if word else ""
 
 
-def policy_proposals(drawn: Iterable[Proposal], config: CollectConfig, question: Question) -> tuple[Proposal, ...]:
+def policy_proposals(
+    drawn: Iterable[Proposal], config: CollectConfig, question: ProposalRequest
+) -> tuple[Proposal, ...]:
     """Return the alternatives of a state from what a policy sampled there.
 
     The first K that differ from each other and from the expert's action in canonical form are taken. One that the
@@ -158,15 +163,15 @@ def policy_proposals(drawn: Iterable[Proposal], config: CollectConfig, question:
         question: the state.
     """
     drawn = list(drawn)
-    allowed = set(tried([item.action for item in drawn], question.expert, config))
-    kept = distinct([item for item in drawn if item.action in allowed], question.expert, config.k)
-    listed = shown(question, config).admissible_actions
+    allowed = set(allowed_alternatives([item.action for item in drawn], question.expert, config))
+    kept = distinct_alternatives([item for item in drawn if item.action in allowed], question.expert, config.k)
+    listed = visible_state(question, config).admissible_actions
     if listed is None:
         return kept
     forms = {canonical(action) for action in listed}
-    used = {canonical(proposal.action) for proposal in kept}
+    usage = {canonical(proposal.action) for proposal in kept}
     spare = sample_admissible(listed, question.expert, len(listed), seed_of(config, question.task, question.step))
-    unused = iter([Proposal(action, "admissible") for action in spare if canonical(action) not in used])
+    unused = iter([Proposal(action, "admissible") for action in spare if canonical(action) not in usage])
     if config.unlisted == "replace":
         fitting = [item if canonical(item.action) in forms else next(unused, None) for item in kept]
         kept = tuple(item for item in fitting if item is not None)
@@ -174,7 +179,7 @@ def policy_proposals(drawn: Iterable[Proposal], config: CollectConfig, question:
     return (*kept, *itertools.islice(unused, extra))
 
 
-def distinct(proposals: Iterable[Proposal], expert: str, k: int) -> tuple[Proposal, ...]:
+def distinct_alternatives(proposals: Iterable[Proposal], expert: str, k: int) -> tuple[Proposal, ...]:
     """Return the first K proposals that differ from each other and from the expert's action in canonical form."""
     taken, kept = {canonical(expert)}, list[Proposal]()
     for proposal in proposals:

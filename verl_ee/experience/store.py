@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from verl_ee.errors import StoreError
-from verl_ee.experience.files import atomic, digest
-from verl_ee.experience.rendering import canonical
+from verl_ee.experience.files.atomic import digest
+from verl_ee.experience.files.parquet import read_table, write_table
+from verl_ee.prompts.actions import canonical
 
-VERSION = 2
 TRANSITIONS, BRANCHES = "transitions.parquet", "branches.parquet"
-_PREFIX, _SCHEMA = "verl_ee.", "verl_ee.schema"
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ExecutedBranch:
     """A branch together with its transition, as training reads it."""
 
     trajectory: int
@@ -120,18 +118,7 @@ def write_store(
     write_table(folder / BRANCHES, [row_of(branch) for branch in asked], BRANCH_SCHEMA, provenance)
 
 
-def read_provenance(folder: Path) -> dict[str, str]:
-    """Return what a store says about the run that made it.
-
-    Raises:
-        StoreError: if it cannot be read.
-    """
-    metadata = _table(folder / BRANCHES).schema.metadata or {}
-    named = {key.decode(): value.decode() for key, value in metadata.items()}
-    return {key.removeprefix(_PREFIX): value for key, value in named.items() if key.startswith(_PREFIX)}
-
-
-def read_outcomes(folder: Path) -> list[Outcome]:
+def read_branches(folder: Path) -> list[ExecutedBranch]:
     """Read the branches of a store with their transitions, in the order of the expert file.
 
     Raises:
@@ -146,7 +133,7 @@ def read_outcomes(folder: Path) -> list[Outcome]:
                 f"{folder / BRANCHES}: transition {row['key'][:12]} is not in {TRANSITIONS}. Collect again."
             )
         outcomes.append(
-            Outcome(
+            ExecutedBranch(
                 row["trajectory"],
                 row["step"],
                 fact["action"],
@@ -191,40 +178,3 @@ def row_of(item: Transition | Branch) -> dict[str, Any]:
     if isinstance(item, Transition):
         row["prefix"] = list(item.prefix)
     return row
-
-
-def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema, provenance: Mapping[str, str]) -> None:
-    """Write a Parquet file with our schema version, atomically."""
-    named = {f"{_PREFIX}{key}": value for key, value in sorted(provenance.items())}
-    metadata = {_SCHEMA: str(VERSION), **named}
-    table = pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata))
-    with atomic(path) as temporary:
-        pq.write_table(table, temporary)
-
-
-def read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
-    """Read a Parquet file that `write_table` wrote.
-
-    Raises:
-        StoreError: if it is missing, broken, of another version, or has other columns.
-    """
-    table = _table(path)
-    if set(table.column_names) != set(schema.names):
-        raise StoreError(f"{path} has columns {table.column_names}; expected {schema.names}. Collect again.")
-    return table.to_pylist()
-
-
-def _table(path: Path) -> pa.Table:
-    try:
-        table = pq.read_table(path)
-    except FileNotFoundError:
-        raise StoreError(f"{path} is missing. Collect again.") from None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StoreError(f"{path} is not a Parquet file that can be read ({error}). Collect again.") from None
-    version = (table.schema.metadata or {}).get(_SCHEMA.encode(), b"").decode()
-    if version != str(VERSION):
-        advice = "Collect again."
-        if version.isdigit() and int(version) > VERSION:
-            advice = "Update verl_ee."
-        raise StoreError(f"{path} has schema version {version or '(none)'}; this verl_ee reads {VERSION}. {advice}")
-    return table

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from verl_ee.config import EndpointConfig
 from verl_ee.errors import ConfigError, ExampleError, StoreError, WriteError
-from verl_ee.experience.files import write_json
-from verl_ee.experience.rendering import Message
-from verl_ee.objectives.texts import Request
+from verl_ee.experience.files.atomic import write_json
+from verl_ee.objectives.text_writing import TextRequest
+from verl_ee.prompts.text import Message
 
 PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds before the first further attempt, doubled for each one, and the most that a server may ask for."""
@@ -66,11 +66,11 @@ class EndpointWriter:
         self.stop: ExampleError | None = None
         self._failures = 0
 
-    def write(self, requests: Sequence[Request], /) -> Sequence[str | None]:
+    def write(self, requests: Sequence[TextRequest], /) -> Sequence[str | None]:
         """Return a text per request: empty where the server gave none, None where it is to be asked again."""
         return asyncio.run(self._write(requests))
 
-    async def _write(self, requests: Sequence[Request]) -> list[str | None]:
+    async def _write(self, requests: Sequence[TextRequest]) -> list[str | None]:
         import openai
 
         turns, freed = asyncio.Semaphore(self._config.concurrency), asyncio.Condition()
@@ -81,7 +81,7 @@ class EndpointWriter:
             timeout=self._config.timeout,
         )
 
-        async def one(request: Request) -> str | None:
+        async def one(request: TextRequest) -> str | None:
             prompt = request.prompt
             most = _bytes(prompt) + self._max_tokens
             async with turns:

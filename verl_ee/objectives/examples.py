@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from verl_ee.config.schema import Objective
+from verl_ee.config.models import Objective
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ExampleError
-from verl_ee.experience.rendering import Message
-from verl_ee.experience.store import Outcome
-from verl_ee.objectives.messages import Row, imitation_rows, reflection_rows, world_model_rows
-from verl_ee.objectives.reflection import Reflection
-from verl_ee.objectives.targets import Builder, raw
+from verl_ee.experience.store import ExecutedBranch
+from verl_ee.objectives.reflection.rationales import Rationale
+from verl_ee.objectives.rows import Row, imitation_rows, reflection_rows, world_model_rows
+from verl_ee.objectives.targets import TargetBuilder, raw_target
+from verl_ee.prompts.text import Message
 
 EncodePrompt = Callable[[list[Message]], list[int]]
 EncodeTarget = Callable[[str], list[int]]
@@ -82,7 +82,7 @@ def imitation(trajectories: Iterable[ExpertTrajectory], encoder: Encoder, histor
 
 def reflection(
     trajectories: Sequence[ExpertTrajectory],
-    reflections: Iterable[Reflection],
+    reflections: Iterable[Rationale],
     encoder: Encoder,
     history_length: int,
 ) -> Iterable[Example]:
@@ -92,16 +92,16 @@ def reflection(
 
 def world_model(
     trajectories: Sequence[ExpertTrajectory],
-    outcomes: Iterable[Outcome],
+    outcomes: Iterable[ExecutedBranch],
     encoder: Encoder,
     history_length: int,
-    target: Builder = raw,
+    target: TargetBuilder = raw_target,
 ) -> Iterable[Example]:
     """Yield the encoded `world_model_rows`."""
     return encode(world_model_rows(trajectories, outcomes, history_length, target), encoder)
 
 
-def within(examples: Iterable[Example], max_length: int, max_dropped: float, stage: str) -> ExampleSet:
+def within_length(examples: Iterable[Example], max_length: int, max_dropped: float, stage: str) -> ExampleSet:
     """Keep the examples that fit; a target is never cut.
 
     Args:

@@ -108,7 +108,7 @@ def loss_and_metrics(model_output: dict[str, Any], data: Any) -> tuple[torch.Ten
     return loss, metrics
 
 
-def summarise(sums: dict[str, float]) -> dict[str, float]:
+def mean_metrics(sums: dict[str, float]) -> dict[str, float]:
     """Turn summed metrics of a mini-batch into means per objective.
 
     Args:

@@ -11,7 +11,7 @@ from verl_ee.config import StageConfig
 from verl_ee.objectives.examples import Example
 
 
-def steps_of(stage: StageConfig, examples: int) -> int:
+def optimizer_steps_of(stage: StageConfig, examples: int) -> int:
     """Return the number of optimizer steps of a stage: the last batch of an epoch may be smaller."""
     return stage.epochs * math.ceil(examples / stage.batch_size)
 

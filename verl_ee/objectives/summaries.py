@@ -14,17 +14,18 @@ import pyarrow as pa
 
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ExampleError
-from verl_ee.experience.rendering import Message
-from verl_ee.experience.store import Outcome, read_table
-from verl_ee.objectives.texts import Writer, write_once
+from verl_ee.experience.files.parquet import read_table
+from verl_ee.experience.store import ExecutedBranch
+from verl_ee.objectives.text_writing import TextWriter, write_missing_texts
+from verl_ee.prompts.text import Message
 
-FILE = "summaries.parquet"
+SUMMARIES_FILE = "summaries.parquet"
 SCHEMA = pa.schema([("transition", pa.string()), ("text", pa.string()), ("writer", pa.string())])
 SYSTEM = "You report what an agent's action led to. You write only the report, in plain sentences."
 
 
 @dataclass(frozen=True)
-class Change:
+class SummaryRequest:
     """All that a summary is written from: a task, an action and what it led to.
 
     Attributes:
@@ -57,22 +58,26 @@ class Change:
         return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
 
-def changes(trajectories: Sequence[ExpertTrajectory], outcomes: Iterable[Outcome]) -> list[Change]:
+def summary_requests(
+    trajectories: Sequence[ExpertTrajectory], outcomes: Iterable[ExecutedBranch]
+) -> list[SummaryRequest]:
     """Return the distinct transitions of branches, in their order.
 
     Args:
         trajectories: of the expert file.
         outcomes: the branches; several may point to one transition.
     """
-    found: dict[str, Change] = {}
+    found: dict[str, SummaryRequest] = {}
     for item in outcomes:
         task = trajectories[item.trajectory].instruction
-        change = Change(item.transition, task, item.action, item.observation, item.valid, item.done)
+        change = SummaryRequest(item.transition, task, item.action, item.observation, item.valid, item.done)
         found.setdefault(item.transition, change)
     return list(found.values())
 
 
-def summarise(folder: Path, found: Sequence[Change], writer: Writer[Change], max_dropped: float) -> dict[str, int]:
+def write_summaries(
+    folder: Path, found: Sequence[SummaryRequest], writer: TextWriter[SummaryRequest], max_dropped: float
+) -> dict[str, int]:
     """Have a summary written for every transition that has none yet.
 
     Args:
@@ -87,8 +92,10 @@ def summarise(folder: Path, found: Sequence[Change], writer: Writer[Change], max
     Raises:
         ExampleError: if more are empty; the file is written before.
     """
-    path = folder / FILE
-    rows = write_once(path, SCHEMA, ["transition"], found, writer, lambda change, text: _row(change, text, writer.name))
+    path = folder / SUMMARIES_FILE
+    rows = write_missing_texts(
+        path, SCHEMA, ["transition"], found, writer, lambda change, text: _row(change, text, writer.name)
+    )
     empty = sum(not row["text"] for row in rows)
     if empty and (empty == len(rows) or empty > max_dropped * len(rows)):
         raise ExampleError(
@@ -105,8 +112,8 @@ def read_summaries(folder: Path) -> dict[str, str]:
     Raises:
         StoreError: if the file is missing, broken or of another version.
     """
-    return {row["transition"]: row["text"] for row in read_table(folder / FILE, SCHEMA)}
+    return {row["transition"]: row["text"] for row in read_table(folder / SUMMARIES_FILE, SCHEMA)}
 
 
-def _row(change: Change, text: str, writer: str) -> dict[str, str]:
+def _row(change: SummaryRequest, text: str, writer: str) -> dict[str, str]:
     return {"transition": change.transition, "text": text, "writer": writer}

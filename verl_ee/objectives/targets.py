@@ -11,20 +11,20 @@ from collections.abc import Callable, Mapping
 from string import Template
 
 from verl_ee.errors import ConfigError, did_you_mean
-from verl_ee.experience.rendering import State
-from verl_ee.experience.store import Outcome
+from verl_ee.experience.store import ExecutedBranch
+from verl_ee.prompts.state import State
 
-Builder = Callable[[State, Outcome], str]
+TargetBuilder = Callable[[State, ExecutedBranch], str]
 FIELDS = ("task", "observation", "action", "outcome", "verdict", "end")
 NO_CHANGE = "Nothing changes."
 
 
-def raw(state: State, outcome: Outcome) -> str:
+def raw_target(state: State, outcome: ExecutedBranch) -> str:
     """Return the observation as it came."""
     return outcome.observation
 
 
-def difference(state: State, outcome: Outcome) -> str:
+def difference_target(state: State, outcome: ExecutedBranch) -> str:
     """Return the lines of the observation that the state's own observation does not have, and those that are gone.
 
     A line that is new begins with `+ `, one that is gone with `- `; an observation that is the same is `NO_CHANGE`.
@@ -34,7 +34,7 @@ def difference(state: State, outcome: Outcome) -> str:
     return "\n".join(changes) or NO_CHANGE
 
 
-def summary(texts: Mapping[str, str]) -> Builder:
+def summary_target(texts: Mapping[str, str]) -> TargetBuilder:
     """Return a builder that takes the summary of a transition.
 
     Args:
@@ -43,7 +43,7 @@ def summary(texts: Mapping[str, str]) -> Builder:
     return lambda _, outcome: texts[outcome.transition]
 
 
-def template(text: str) -> Builder:
+def template_target(text: str) -> TargetBuilder:
     """Return a builder that fills a template.
 
     Args:
@@ -59,7 +59,7 @@ def template(text: str) -> Builder:
         hint = did_you_mean(wrong, FIELDS) if wrong else f"Fields: {', '.join(f'${name}' for name in FIELDS)}."
         raise ConfigError(f"World-model template {text!r} has an unknown field. {hint} A plain dollar is $$.")
 
-    def build(state: State, outcome: Outcome) -> str:
+    def build(state: State, outcome: ExecutedBranch) -> str:
         return filled.substitute(
             task=state.task,
             observation=state.observation,

@@ -1,8 +1,8 @@
-"""Tables and a plot of what runs and collections wrote. Reads files only: neither verl nor torch, ray or vllm."""
+"""Tables and plots of what runs and collections wrote: files are read, and neither verl nor torch, ray or vllm."""
 
-from verl_ee.report.inspection import inspect
 from verl_ee.report.plot import save_plot
-from verl_ee.report.rationales import inspect_rationales
+from verl_ee.report.rationales import rationales_text
+from verl_ee.report.stores import store_text
 from verl_ee.report.tables import Report, compare, report
 
-__all__ = ["Report", "compare", "inspect", "inspect_rationales", "report", "save_plot"]
+__all__ = ["Report", "compare", "rationales_text", "report", "save_plot", "store_text"]

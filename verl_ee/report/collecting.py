@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from verl_ee.envs import ExpertTrajectory, capabilities, nondeterministic
-from verl_ee.experience.check import Check
-from verl_ee.experience.collector import Collected
+from verl_ee.experience.branching.environment_check import EnvironmentCheck
+from verl_ee.experience.collecting.collection import CollectionResult
+from verl_ee.experience.collecting.prediction import Prediction
 from verl_ee.experience.cost import Cost, money
-from verl_ee.experience.prediction import Prediction
 
 
-def collected_text(result: Collected, prices: Mapping[str, float] | None = None) -> str:
+def collected_text(result: CollectionResult, prices: Mapping[str, float] | None = None) -> str:
     """Return what a collection did and what it took."""
     faults = ", ".join(f"{count} {kind}" for kind, count in result.faults.items()) or "none"
     rows = [
         ["states", f"{result.states:,} ({result.lost:,} lost)"],
         ["branches", f"{result.branches:,} ({result.failed:,} failed)"],
         ["transitions", f"{result.transitions:,} ({result.reused:,} known before)"],
-        ["way back", result.way or "none needed"],
+        ["way back", result.restore or "none needed"],
         ["faults", faults],
         *_cost(result.cost, prices),
     ]
@@ -33,14 +33,14 @@ def prediction_text(found: Prediction, prices: Mapping[str, float] | None = None
     note = "counted" if found.exact else "as many alternatives as are asked for in every state; there may be fewer"
     rows = [
         ["states to do", f"{found.states:,}"],
-        ["way back", found.way],
+        ["way back", found.restore],
         ["workers", str(found.workers)],
         *_cost(found.cost, prices),
     ]
     return f"{aligned_left(rows)}\nenvironment steps: {note}; the rest scaled from a sample of {found.sampled} states"
 
 
-def check_text(env: Any, trajectory: ExpertTrajectory, found: Check) -> str:
+def check_text(env: Any, trajectory: ExpertTrajectory, found: EnvironmentCheck) -> str:
     """Return what was found out about an environment."""
     declared = getattr(env.unwrapped, "forkable", None)
     rows = [
@@ -56,8 +56,8 @@ def check_text(env: Any, trajectory: ExpertTrajectory, found: Check) -> str:
     lines = [aligned_left(rows), ""]
     for trial in found.trials:
         good = f"{trial.branches} branches, {trial.milliseconds:.3f} ms each"
-        lines.append(f"{trial.way:9} {'no: ' + trial.problem if trial.problem else good}")
-    usable = next((trial.way for trial in found.trials if not trial.problem), None)
+        lines.append(f"{trial.restore:9} {'no: ' + trial.problem if trial.problem else good}")
+    usable = next((trial.restore for trial in found.trials if not trial.problem), None)
     lines.append(f"\nway=auto uses {usable}" if found.good else "\nThis environment cannot be branched.")
     return "\n".join(lines)
 

@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from verl_ee.experience.files import atomic
-from verl_ee.report.run import GRPO, Metrics, Stage, series
+from verl_ee.experience.files.atomic import atomic
 from verl_ee.report.tables import Report, splits_of
+from verl_ee.run.metrics import RunMetrics, series
+from verl_ee.run.summary import GRPO, StageResult
 
 REWARD = "critic/score/mean"
 _LOSS = "/loss"
@@ -43,7 +44,7 @@ def save_plot(report: Report, path: Path) -> None:
         figure.savefig(temporary, format="png")
 
 
-def _draw_steps(axes: Axes, metrics: Metrics) -> None:
+def _draw_steps(axes: Axes, metrics: RunMetrics) -> None:
     begin = metrics.mid_training[-1].step if metrics.mid_training else 0
     rewards = axes.twinx()
     names = dict.fromkeys(key for step in metrics.mid_training for key in step.values if key.endswith(_LOSS))
@@ -68,7 +69,7 @@ def _draw_steps(axes: Axes, metrics: Metrics) -> None:
         axes.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=len(lines), frameon=False)
 
 
-def _draw_boundaries(axes: Axes, metrics: Metrics, begin: int) -> None:
+def _draw_boundaries(axes: Axes, metrics: RunMetrics, begin: int) -> None:
     """Mark where each stage begins; names stand at two heights, so that those of short stages do not meet."""
     stages = [(name, next(rows).step) for name, rows in groupby(metrics.mid_training, key=lambda step: step.stage)]
     if metrics.grpo:
@@ -85,7 +86,7 @@ def _draw_boundaries(axes: Axes, metrics: Metrics, begin: int) -> None:
         )
 
 
-def _draw_success(axes: Axes, stages: tuple[Stage, ...]) -> None:
+def _draw_success(axes: Axes, stages: tuple[StageResult, ...]) -> None:
     splits = splits_of(stages)
     top = 0.0
     for index, split in enumerate(splits):

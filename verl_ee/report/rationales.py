@@ -6,12 +6,11 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from verl_ee.objectives.rationales import read_all
-from verl_ee.objectives.reflection import Reflection, counts
+from verl_ee.objectives.reflection.rationales import Rationale, gate_counts, read_rationales
 from verl_ee.report.tables import aligned
 
 
-def inspect_rationales(folder: Path, samples: int = 0, seed: int = 0) -> str:
+def rationales_text(folder: Path, samples: int = 0, seed: int = 0) -> str:
     """Return a description of `reflections.parquet`.
 
     Args:
@@ -22,9 +21,9 @@ def inspect_rationales(folder: Path, samples: int = 0, seed: int = 0) -> str:
     Raises:
         StoreError: if it cannot be read.
     """
-    found = read_all(folder)
+    found = read_rationales(folder)
     rows = [["gate", "rationales", "%"]]
-    rows += [[name, str(count), f"{100 * count / len(found):.1f}"] for name, count in counts(found).items()]
+    rows += [[name, str(count), f"{100 * count / len(found):.1f}"] for name, count in gate_counts(found).items()]
     writers = ", ".join(sorted({item.writer for item in found}))
     lines = [f"rationales: {folder}, {len(found)} states, written by {writers}", "", aligned(rows)]
     for accepted in (True, False):
@@ -33,7 +32,7 @@ def inspect_rationales(folder: Path, samples: int = 0, seed: int = 0) -> str:
     return "\n".join(lines)
 
 
-def _samples(group: Sequence[Reflection]) -> list[str]:
+def _samples(group: Sequence[Rationale]) -> list[str]:
     return [
         f"\n--- trajectory {item.trajectory}, step {item.step}: "
         f"{'accepted' if item.accepted else f'{item.gate}: {item.reason}'}\n{item.text}"

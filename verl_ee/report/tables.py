@@ -8,7 +8,8 @@ from pathlib import Path
 
 from verl_ee.errors import StoreError
 from verl_ee.report.intervals import Interval, Share, correlation, newcombe, pooled
-from verl_ee.report.run import BASE, GRPO, Metrics, Stage, Summary, in_order, read_metrics, read_summary, series
+from verl_ee.run.metrics import RunMetrics, read_metrics, series
+from verl_ee.run.summary import BASE, GRPO, RunSummary, StageResult, in_order, read_summary
 
 OPTIMIZER_STEPS = "early_experience/optimizer_steps"
 DIFFERENCES = ((GRPO, "imitation"), ("imitation", BASE))
@@ -25,8 +26,8 @@ class Report:
         metrics: losses and rewards of each step.
     """
 
-    summary: Summary
-    metrics: Metrics
+    summary: RunSummary
+    metrics: RunMetrics
 
     @property
     def text(self) -> str:
@@ -77,7 +78,7 @@ def compare(folders: Sequence[Path]) -> str:
     return "\n".join(lines)
 
 
-def splits_of(stages: Iterable[Stage]) -> list[str]:
+def splits_of(stages: Iterable[StageResult]) -> list[str]:
     """Return the splits that any stage was evaluated on; seen and unseen come first."""
     found = dict.fromkeys(split for stage in stages for split in stage.success)
     return [split for split in _SPLITS if split in found] + [split for split in found if split not in _SPLITS]
@@ -93,7 +94,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _collected(summary: Summary) -> str:
+def _collected(summary: RunSummary) -> str:
     found = summary.collected
     if found is None:
         return "collect: none"
@@ -103,7 +104,7 @@ def _collected(summary: Summary) -> str:
     )
 
 
-def _stages(stages: Sequence[Stage]) -> str:
+def _stages(stages: Sequence[StageResult]) -> str:
     if not stages:
         return "no stage has been evaluated"
     splits = splits_of(stages)
@@ -117,14 +118,14 @@ def _stages(stages: Sequence[Stage]) -> str:
     return aligned(rows)
 
 
-def _optimizer_steps(metrics: Metrics) -> str:
+def _optimizer_steps(metrics: RunMetrics) -> str:
     _, counts = series(metrics.grpo, OPTIMIZER_STEPS)
     if not counts:
         return "optimizer steps per GRPO step: no GRPO step was logged"
     return f"optimizer steps per GRPO step: {sum(counts) / len(counts):.2f} (mean of {len(counts)} GRPO steps)"
 
 
-def _pooled_shares(runs: Sequence[Summary], labels: Sequence[str]) -> str:
+def _pooled_shares(runs: Sequence[RunSummary], labels: Sequence[str]) -> str:
     rows = [["stage", "split", "runs", "episodes", "pooled", "95 %", *labels]]
     stages = in_order(stage for run in runs for stage in run.stages)
     for name in dict.fromkeys(stage.name for stage in stages):
@@ -139,7 +140,7 @@ def _pooled_shares(runs: Sequence[Summary], labels: Sequence[str]) -> str:
     return aligned(rows)
 
 
-def _pooled_differences(runs: Sequence[Summary], labels: Sequence[str]) -> str:
+def _pooled_differences(runs: Sequence[RunSummary], labels: Sequence[str]) -> str:
     rows = [["stages", "split", "runs", "outcomes", "pooled", "95 %", *labels]]
     for later, earlier in DIFFERENCES:
         for split in splits_of(stage for run in runs for stage in run.stages):
@@ -157,7 +158,7 @@ def _pooled_differences(runs: Sequence[Summary], labels: Sequence[str]) -> str:
     return aligned(rows)
 
 
-def _pair(run: Summary, later: str, earlier: str, split: str) -> tuple[Share, Share] | None:
+def _pair(run: RunSummary, later: str, earlier: str, split: str) -> tuple[Share, Share] | None:
     one, two = run.share(later, split), run.share(earlier, split)
     return None if one is None or two is None else (one, two)
 

@@ -12,15 +12,16 @@ from typing import Any
 from tqdm import tqdm
 
 from verl_ee.config import StageConfig
-from verl_ee.config.schema import ROOT
+from verl_ee.config.models import ROOT
 from verl_ee.errors import StageError
 from verl_ee.objectives.examples import Example
-from verl_ee.objectives.loss import summarise
+from verl_ee.objectives.loss import mean_metrics
 from verl_ee.objectives.schedule import batches, learning_rate
-from verl_ee.trainer.batch import sums_of, to_batch
+from verl_ee.run.folder import RunFolder
+from verl_ee.run.state import StageProgress
+from verl_ee.trainer.actor.batch import sums_of, to_batch
 from verl_ee.trainer.checkpoints import TRACKER
-from verl_ee.trainer.log import StageLog
-from verl_ee.trainer.run_folder import Progress, RunFolder
+from verl_ee.trainer.stage_log import StageLog
 
 BAR_SECONDS = 5.0
 """Between two updates of a progress bar: Ray prints each as a line of its own."""
@@ -67,7 +68,7 @@ class MidTraining:
         Raises:
             StageError: if they are not, or a checkpoint cannot be saved.
         """
-        done = self._done(name, Progress(0, total, digest_of(examples)), force)
+        done = self._done(name, StageProgress(0, total, digest_of(examples)), force)
         if done.step == 0 and after != self._holds:
             # Megatron keeps the weights in full precision with the optimizer, whose moments the stage forgets.
             self._load(str(after), self._folder.trained()[str(after)].step, ["model", "optimizer"])
@@ -85,9 +86,9 @@ class MidTraining:
                 bar.set_postfix(losses, refresh=False)
                 bar.update(1)
                 if step + 1 == total or (self._save_freq and (step + 1) % self._save_freq == 0):
-                    self._save(name, Progress(step + 1, total, done.examples))
+                    self._save(name, StageProgress(step + 1, total, done.examples))
 
-    def _done(self, name: str, fresh: Progress, force: bool) -> Progress:
+    def _done(self, name: str, fresh: StageProgress, force: bool) -> StageProgress:
         found = self._folder.trained().get(name, fresh)
         if (found.total, found.examples) == (fresh.total, fresh.examples):
             return found
@@ -102,9 +103,9 @@ class MidTraining:
     def _step(self, batch: list[Example]) -> dict[str, float]:
         output = self._group.update_actor(to_batch(batch, self._multiple, self._pad))
         metrics = output["metrics"]
-        return summarise(sums_of(metrics)) | {"grad_norm": _first(metrics["grad_norm"])}
+        return mean_metrics(sums_of(metrics)) | {"grad_norm": _first(metrics["grad_norm"])}
 
-    def _save(self, name: str, progress: Progress) -> None:
+    def _save(self, name: str, progress: StageProgress) -> None:
         path = self._folder.checkpoint(name, progress.step)
         try:
             shutil.rmtree(path, ignore_errors=True)

@@ -14,22 +14,23 @@ from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from verl_ee.config import StageConfig, parse
-from verl_ee.config.schema import ROOT
+from verl_ee.config.models import ROOT
 from verl_ee.errors import EarlyExperienceError, StageError
-from verl_ee.objectives.curriculum import Curriculum
 from verl_ee.objectives.examples import Encoder
+from verl_ee.objectives.stage_data import StageData
+from verl_ee.run.folder import RunFolder
+from verl_ee.run.state import HAND_OVER
+from verl_ee.run.summary import RunSummary, outcomes_of
+from verl_ee.trainer.actor.reference import Reference
+from verl_ee.trainer.actor.worker import EarlyExperienceWorker
 from verl_ee.trainer.checkpoints import check_space, kept_by_grpo, older_is_kept
-from verl_ee.trainer.log import StageLog, logger_of
+from verl_ee.trainer.data_preparation import DataPreparation
 from verl_ee.trainer.mid_training import MidTraining, last_line, save_failed
-from verl_ee.trainer.reference import Reference
-from verl_ee.trainer.run_folder import HAND_OVER, RunFolder
-from verl_ee.trainer.sampler import Sampler
-from verl_ee.trainer.sources import Sources
-from verl_ee.trainer.summary import Summary, outcomes_of
-from verl_ee.trainer.tokens import encoder_for
-from verl_ee.trainer.worker import EarlyExperienceWorker
+from verl_ee.trainer.rollout.sampler import Sampler
+from verl_ee.trainer.rollout.tokens import encoder_for
+from verl_ee.trainer.stage_log import StageLog, stage_logger
 
-logger = logger_of(__name__)
+logger = stage_logger(__name__)
 
 
 class EarlyExperience(PPOTrainer):
@@ -45,7 +46,7 @@ class EarlyExperience(PPOTrainer):
         self.early = parse(OmegaConf.to_container(config[ROOT], resolve=True))  # type: ignore[arg-type]
         self.folder = RunFolder.of(config, self.early)
         self._lock = self.folder.hold()
-        self.summary = Summary.load(self.folder.own / "summary.json", seed=int(config.data.get("seed") or 0))
+        self.summary = RunSummary.load(self.folder.own / "summary.json", seed=int(config.data.get("seed") or 0))
         with open_dict(config):
             # verl compares the mode with "sync" to choose buffers and checkpoints; from here on it is verl's own.
             config.trainer.v1.trainer_mode = self.verl_mode
@@ -103,7 +104,7 @@ class EarlyExperience(PPOTrainer):
         super().on_train_begin()
 
     def _run_stages(self) -> None:
-        sources = Sources(
+        sources = DataPreparation(
             self.config,
             self.early,
             self.folder,
@@ -132,7 +133,7 @@ class EarlyExperience(PPOTrainer):
             before = name
 
     def _train(
-        self, training: MidTraining, curriculum: Curriculum, name: str, stage: StageConfig, before: str | None
+        self, training: MidTraining, curriculum: StageData, name: str, stage: StageConfig, before: str | None
     ) -> None:
         """Train and evaluate a stage; the servers sleep until it is trained. The last one hands over to GRPO."""
         found = curriculum.examples(name)

@@ -11,8 +11,8 @@ from gymnasium.spaces import Text
 
 from verl_ee.envs.contract import ExpertStep, ExpertTrajectory
 from verl_ee.envs.household import experts, tasks, text
-from verl_ee.envs.household.world import Command, House, State, advance, commands, progress, solved
-from verl_ee.errors import EnvironmentFault, did_you_mean
+from verl_ee.envs.household.world import Command, House, HouseState, advance, commands, progress, solved
+from verl_ee.errors import EnvError, did_you_mean
 
 ID = "verl_ee/Household-v0"
 MAX_STEPS = {"small": 30, "medium": 60, "large": 90}
@@ -25,7 +25,7 @@ class Snapshot(NamedTuple):
 
     size: str
     task: str
-    state: State
+    state: HouseState
     steps: int
     observation: str
     valid: bool
@@ -58,13 +58,13 @@ class Household(gymnasium.Env[str, str]):
         reward: str = "success",
     ) -> None:
         if size not in tasks.SIZES:
-            raise EnvironmentFault(f"Household has no size {size!r}. {did_you_mean(str(size), tasks.SIZES)}")
+            raise EnvError(f"Household has no size {size!r}. {did_you_mean(str(size), tasks.SIZES)}")
         if max_steps is not None and max_steps < 1:
-            raise EnvironmentFault(f"max_steps is {max_steps}. Expected at least 1.")
+            raise EnvError(f"max_steps is {max_steps}. Expected at least 1.")
         if render_mode is not None:
-            raise EnvironmentFault(f"Household has no render mode {render_mode!r}. Its observations are text.")
+            raise EnvError(f"Household has no render mode {render_mode!r}. Its observations are text.")
         if reward not in REWARDS:
-            raise EnvironmentFault(f"Household has no reward {reward!r}. {did_you_mean(str(reward), REWARDS)}")
+            raise EnvError(f"Household has no reward {reward!r}. {did_you_mean(str(reward), REWARDS)}")
         self.render_mode = None
         self.size, self.reward = size, reward
         self.max_steps = MAX_STEPS[size] if max_steps is None else max_steps
@@ -98,9 +98,9 @@ class Household(gymnasium.Env[str, str]):
         """
         house = self._started()
         if not isinstance(action, str):
-            raise EnvironmentFault(f"An action of Household is text, not {type(action).__name__}: {action!r}.")
+            raise EnvError(f"An action of Household is text, not {type(action).__name__}: {action!r}.")
         if self._success or self._steps >= self.max_steps:
-            raise EnvironmentFault("The episode has ended. Call reset() or restore() before step().")
+            raise EnvError("The episode has ended. Call reset() or restore() before step().")
         command = self._commands.get(" ".join(action.lower().split()))
         if command is None:
             observation, info = self._enter(self._state, self._steps + 1, text.IMPOSSIBLE, False)
@@ -136,7 +136,7 @@ class Household(gymnasium.Env[str, str]):
             EnvironmentFault: `state` is not a snapshot of a household of this size.
         """
         if not isinstance(state, Snapshot) or state.size != self.size:
-            raise EnvironmentFault(
+            raise EnvError(
                 f"Cannot restore a {type(state).__name__} as a household. "
                 f"Expected what snapshot() of a Household of size {self.size!r} returned."
             )
@@ -166,10 +166,10 @@ class Household(gymnasium.Env[str, str]):
 
     def _started(self) -> House:
         if self._house is None:
-            raise EnvironmentFault("The episode has not started. Call reset() first.")
+            raise EnvError("The episode has not started. Call reset() first.")
         return self._house
 
-    def _enter(self, state: State, steps: int, observation: str, valid: bool) -> tuple[str, dict[str, Any]]:
+    def _enter(self, state: HouseState, steps: int, observation: str, valid: bool) -> tuple[str, dict[str, Any]]:
         house = self._started()
         self._state, self._steps, self._observation, self._valid = state, steps, observation, valid
         self._commands: dict[str, Command] = commands(house, state)

@@ -15,14 +15,14 @@ from verl_ee.envs.household.world import (
     NOWHERE,
     Command,
     House,
-    State,
+    HouseState,
     accessible,
     advance,
     commands,
     fits,
     solved,
 )
-from verl_ee.errors import EnvironmentFault, did_you_mean
+from verl_ee.errors import EnvError, did_you_mean
 
 KINDS = ("search", "shortest")
 # Far above any house: an expert that needs more is caught in a circle.
@@ -61,7 +61,7 @@ def solve(house: House, kind: str) -> list[str]:
         return _rollout(house, _Knowledge(list(range(len(house.receptacles))), set(), set(), _targets(house)[0]))
     if kind == "shortest":
         return min((_rollout(house, knowledge) for knowledge in _choices(house)), key=len)
-    raise EnvironmentFault(f"Household has no expert {kind!r}. {did_you_mean(kind, KINDS)}")
+    raise EnvError(f"Household has no expert {kind!r}. {did_you_mean(kind, KINDS)}")
 
 
 def _targets(house: House) -> list[int]:
@@ -88,7 +88,7 @@ def _rollout(house: House, knowledge: _Knowledge) -> list[str]:
     return actions
 
 
-def _see(house: House, state: State, knowledge: _Knowledge) -> None:
+def _see(house: House, state: HouseState, knowledge: _Knowledge) -> None:
     here = state.place
     if here not in knowledge.unknown or not accessible(house, state, here):
         return
@@ -98,7 +98,7 @@ def _see(house: House, state: State, knowledge: _Knowledge) -> None:
     knowledge.lamps |= {i for i, place in enumerate(house.lamps) if place == here}
 
 
-def _next(house: House, state: State, knowledge: _Knowledge) -> Command:
+def _next(house: House, state: HouseState, knowledge: _Knowledge) -> Command:
     if state.held == NOWHERE:
         away = [i for i in sorted(knowledge.things) if state.places[i] != knowledge.target]
         here = [i for i in away if state.places[i] == state.place]
@@ -117,17 +117,17 @@ def _next(house: House, state: State, knowledge: _Knowledge) -> Command:
     return _at(house, state, knowledge.target, Command("put", state.held))
 
 
-def _search(house: House, state: State, knowledge: _Knowledge) -> Command:
+def _search(house: House, state: HouseState, knowledge: _Knowledge) -> Command:
     if state.place in knowledge.unknown:
         return Command("open", state.place)
     return Command("go", knowledge.unknown[0])
 
 
-def _to(state: State, place: int) -> Command | None:
+def _to(state: HouseState, place: int) -> Command | None:
     return None if state.place == place else Command("go", place)
 
 
-def _at(house: House, state: State, place: int, command: Command) -> Command:
+def _at(house: House, state: HouseState, place: int, command: Command) -> Command:
     if state.place != place:
         return Command("go", place)
     return command if accessible(house, state, place) else Command("open", place)

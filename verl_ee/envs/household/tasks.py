@@ -9,8 +9,8 @@ from typing import overload
 
 from verl_ee.envs.household import tables
 from verl_ee.envs.household.tables import ROOMS
-from verl_ee.envs.household.world import NOWHERE, Goal, House, Receptacle, State, Thing
-from verl_ee.errors import EnvironmentFault, did_you_mean
+from verl_ee.envs.household.world import NOWHERE, Goal, House, HouseState, Receptacle, Thing
+from verl_ee.errors import EnvError, did_you_mean
 
 SPLITS = ("train", "seen", "unseen")
 TASKS_PER_SPLIT = 10_000
@@ -51,7 +51,7 @@ def task_ids(split: str) -> TaskIds:
         EnvironmentFault: the split is unknown.
     """
     if split not in SPLITS:
-        raise EnvironmentFault(f"Household has no split {split!r}. {did_you_mean(split, SPLITS)}")
+        raise EnvError(f"Household has no split {split!r}. {did_you_mean(split, SPLITS)}")
     return TaskIds(split, range(TASKS_PER_SPLIT))
 
 
@@ -64,7 +64,7 @@ def house_of(task: str, size: str) -> House:
     """
     split, _, number = task.partition("/")
     if split not in SPLITS or not number.isdecimal() or int(number) >= TASKS_PER_SPLIT or str(int(number)) != number:
-        raise EnvironmentFault(
+        raise EnvError(
             f"Household has no task {task!r}. Expected <split>/<number> with a split of {', '.join(SPLITS)} and a "
             f"number below {TASKS_PER_SPLIT}, for example 'train/12'."
         )
@@ -94,7 +94,7 @@ class _Draft:
         )
         lamps = self._lamps(goal, receptacles)
         things, places = self._things(goal, rooms, receptacles, lamps)
-        start = State(NOWHERE, NOWHERE, 0, 0, places, (0,) * len(things))
+        start = HouseState(NOWHERE, NOWHERE, 0, 0, places, (0,) * len(things))
         return House(task, self._instruction(goal), goal, receptacles, things, lamps, start)
 
     def _goal(self, kind: str, name: str) -> Goal:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from verl_ee.envs.household.world import CONDITIONS, NOWHERE, Command, House, State, accessible
+from verl_ee.envs.household.world import CONDITIONS, NOWHERE, Command, House, HouseState, accessible
 
 IMPOSSIBLE = "That is not possible."
 _CONDITION_WORDS = {"clean": "clean", "heat": "hot", "cool": "cold"}
 
 
-def outcome(house: House, state: State, command: Command) -> str:
+def outcome(house: House, state: HouseState, command: Command) -> str:
     """Return what the agent reads after `command`, given the state that it led to."""
     verb, which = command
     if verb in ("go", "examine place"):
@@ -39,14 +39,14 @@ def overview(house: House) -> str:
     return " ".join(parts)
 
 
-def _place(house: House, state: State) -> str:
+def _place(house: House, state: HouseState) -> str:
     spot = house.receptacles[state.place]
     if not accessible(house, state, state.place):
         return f"{spot.name} is closed."
     return f"{spot.name} is open. {_contents(house, state)}" if spot.openable else _contents(house, state)
 
 
-def _contents(house: House, state: State) -> str:
+def _contents(house: House, state: HouseState) -> str:
     spot = house.receptacles[state.place]
     names = [thing.name for thing, place in zip(house.things, state.places, strict=True) if place == state.place]
     lamps = [i for i, place in enumerate(house.lamps) if place == state.place]
@@ -56,10 +56,10 @@ def _contents(house: House, state: State) -> str:
     return f"{start}{', '.join(names) or 'nothing'}.{lit}"
 
 
-def _thing(house: House, state: State, which: int) -> str:
+def _thing(house: House, state: HouseState, which: int) -> str:
     words = [word for verb, word in _CONDITION_WORDS.items() if state.conditions[which] & CONDITIONS[verb]]
     return f"{house.things[which].name} is {' and '.join(words) or 'not clean, not hot and not cold'}."
 
 
-def _hands(house: House, state: State) -> str:
+def _hands(house: House, state: HouseState) -> str:
     return f"You hold {'nothing' if state.held == NOWHERE else house.things[state.held].name}."

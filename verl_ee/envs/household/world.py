@@ -45,7 +45,7 @@ class Goal:
     receptacle: str
 
 
-class State(NamedTuple):
+class HouseState(NamedTuple):
     """All that changes.
 
     Attributes:
@@ -82,15 +82,15 @@ class House:
     receptacles: tuple[Receptacle, ...]
     things: tuple[Thing, ...]
     lamps: tuple[int, ...]
-    start: State
+    start: HouseState
 
 
-def accessible(house: House, state: State, place: int) -> bool:
+def accessible(house: House, state: HouseState, place: int) -> bool:
     """Return whether one can see into, take from and put to a receptacle once there."""
     return not house.receptacles[place].openable or bool(state.opened >> place & 1)
 
 
-def commands(house: House, state: State) -> dict[str, Command]:
+def commands(house: House, state: HouseState) -> dict[str, Command]:
     """Return every possible action of `state`, by its text, in the order in which they are listed."""
     here, held = state.place, state.held
     found = {f"go to {r.name}": Command("go", i) for i, r in enumerate(house.receptacles) if i != here}
@@ -104,7 +104,7 @@ def commands(house: House, state: State) -> dict[str, Command]:
     return found
 
 
-def _commands_here(house: House, state: State, spot: Receptacle, found: dict[str, Command]) -> None:
+def _commands_here(house: House, state: HouseState, spot: Receptacle, found: dict[str, Command]) -> None:
     here, held = state.place, state.held
     inside = accessible(house, state, here)
     if spot.openable:
@@ -125,7 +125,7 @@ def _commands_here(house: House, state: State, spot: Receptacle, found: dict[str
             found[f"switch on lamp {i + 1}"] = Command("switch", i)
 
 
-def advance(state: State, command: Command) -> State:
+def advance(state: HouseState, command: Command) -> HouseState:
     """Return the state after a possible `command`; one that only looks leaves it as it is."""
     verb, which = command
     if verb == "go":
@@ -144,14 +144,14 @@ def advance(state: State, command: Command) -> State:
     return state
 
 
-def fits(house: House, state: State, thing: int) -> bool:
+def fits(house: House, state: HouseState, thing: int) -> bool:
     """Return whether an object is of the goal's kind and in the condition that the goal asks for."""
     goal = house.goal
     needed = CONDITIONS.get(goal.kind, 0)
     return house.things[thing].kind == goal.thing and state.conditions[thing] & needed == needed
 
 
-def solved(house: House, state: State) -> bool:
+def solved(house: House, state: HouseState) -> bool:
     """Return whether the goal is met; two objects must be in one and the same receptacle."""
     goal = house.goal
     if goal.kind == tables.LOOK:
@@ -165,7 +165,7 @@ def solved(house: House, state: State) -> bool:
     return len(set(there)) < len(there) if goal.kind == tables.TWO else bool(there)
 
 
-def progress(house: House, state: State) -> float:
+def progress(house: House, state: HouseState) -> float:
     """Return the share of the goal's conditions that hold, 1.0 only if it is met.
 
     For a look: the object is in hand, and a lamp is lit beside the agent. Else, for each object that is asked for: it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from types import ModuleType
 
-from verl_ee.trainer.hooks import after_import
+from verl_ee.trainer.import_hooks import after_import
 
 
 def use_plain_gloo() -> None:

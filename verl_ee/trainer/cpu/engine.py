@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from verl_ee.trainer.hooks import after_import
+from verl_ee.trainer.import_hooks import after_import
 
 
 def register_engine() -> None:

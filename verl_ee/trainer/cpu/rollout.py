@@ -10,7 +10,7 @@ from typing import Any
 from zmq.constants import PollEvent
 
 from verl_ee.errors import UpstreamError
-from verl_ee.trainer.hooks import after_import
+from verl_ee.trainer.import_hooks import after_import
 
 EXTENSION = "verl_ee.trainer.cpu.extension.CpuWorkerExtension"
 ADAPTER = "verl_ee.trainer.cpu.adapter.CpuServerAdapter"

@@ -1,0 +1,185 @@
+"""Alternatives from a proposer: asked in batches while environments step, kept over a restart, and checked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from support.game_collections import LISTED, open_collection
+from support.games import Game, expert, shown
+
+from verl_ee.errors import BranchError
+from verl_ee.experience.collecting.collection import CollectionResult
+from verl_ee.experience.collecting.proposal_journal import ProposalJournal
+from verl_ee.experience.collecting.proposal_queue import BATCH_STATES
+from verl_ee.experience.proposers import Proposal, ProposalBatch, ProposalRequest
+from verl_ee.experience.store import BRANCHES, read_branches
+from verl_ee.prompts.state import Turn
+
+pytestmark = pytest.mark.usefixtures("cluster")
+TRAJECTORIES = [expert(f"game {number}", 6) for number in range(30)]
+STATES, BATCHES = 180, 3
+POLICY = {"alternatives": "policy", "k": 2}
+Act = Callable[[int], None]
+
+
+class Chooser:
+    """Proposes two buttons for every state.
+
+    Args:
+        name: of the proposer.
+        buttons: their numbers.
+        before: called with the number of the batch before it is answered.
+    """
+
+    def __init__(
+        self, name: str = "first", buttons: tuple[int, int] = (1, 2), before: Act = lambda batch: None
+    ) -> None:
+        self.name, self.buttons, self.before = name, buttons, before
+        self.batches: list[list[ProposalRequest]] = []
+        self._lock = threading.Lock()
+
+    def propose(self, questions: Sequence[ProposalRequest]) -> ProposalBatch:
+        with self._lock:
+            self.batches.append(list(questions))
+            batch = len(self.batches)
+        self.before(batch)
+        return ProposalBatch(tuple(map(self.alternatives, questions)), 10 * len(questions), 3)
+
+    def alternatives(self, question: ProposalRequest) -> tuple[Proposal, ...]:
+        return tuple(
+            Proposal(f"press {button}", self.name, "step 0", f"{question.trajectory}.{question.step}")
+            for button in self.buttons
+        )
+
+    @property
+    def questions(self) -> list[ProposalRequest]:
+        return [question for batch in self.batches for question in batch]
+
+
+def collect(folder: Path, proposer: Chooser, history_length: int = 2, **values: Any) -> CollectionResult:
+    """Collect with a proposer."""
+    collection = open_collection(folder, trajectories=TRAJECTORIES, **POLICY | values)
+    return collection.run(proposer, history_length, quiet=True)
+
+
+def wait_for_a_report(folder: Path) -> None:
+    """Wait until something that a worker has reported is on disk, by which a killed run would go on."""
+    for _ in range(3000):
+        if list((folder / "parts" / "facts").glob("*.parquet")):
+            return
+        threading.Event().wait(0.02)
+    raise AssertionError("no worker reported anything while the proposer was busy")
+
+
+def test_every_state_is_asked_about_once_as_the_agent_sees_it(tmp_path: Path) -> None:
+    proposer = Chooser()
+    done = collect(tmp_path, proposer)
+    asked = {(question.trajectory, question.step): question for question in proposer.questions}
+    assert len(asked) == len(proposer.questions) == STATES
+    assert len(proposer.batches) == BATCHES
+    assert all(len(batch) >= BATCH_STATES for batch in proposer.batches[:-1])
+    for (index, step), question in asked.items():
+        trajectory = TRAJECTORIES[index]
+        assert question.expert == "press 0"
+        assert question.state.observation == trajectory.steps[step].observation
+        past = trajectory.steps[max(step - 2, 0) : step]
+        assert question.state.history == tuple(Turn(turn.observation, turn.action) for turn in past)
+        assert question.state.admissible_actions == Game().actions
+    assert (done.cost.prompt_tokens, done.cost.completion_tokens) == (10 * STATES, 3 * BATCHES)
+    assert (done.branches, done.lost, done.failed, done.faults) == (3 * STATES, 0, 0, {})
+
+
+def test_what_was_proposed_is_executed_and_stored_with_its_origin(tmp_path: Path) -> None:
+    collect(tmp_path, Chooser(buttons=(4, 7)))
+    outcomes = read_branches(tmp_path)
+    rows = pq.read_table(tmp_path / BRANCHES).to_pylist()
+    for outcome, row in zip(outcomes, rows, strict=True):
+        path = ["press 0"] * outcome.step
+        assert outcome.observation == shown(f"game {outcome.trajectory}", 7, [*path, outcome.action])
+        assert outcome.action == f"press {(0, 4, 7)[row['order']]}"
+        place = f"{row['trajectory']}.{row['step']}"
+        origin = (row["proposer"], row["policy"], row["sampling"])
+        assert origin == (("first", "step 0", place) if row["order"] else ("expert", "", ""))
+    assert [(row["trajectory"], row["step"], row["order"]) for row in rows] == [
+        (index, step, order) for index in range(30) for step in range(6) for order in range(3)
+    ]
+
+
+def test_environments_step_while_the_proposer_is_busy(tmp_path: Path) -> None:
+    reported = threading.Event()
+
+    def wait(batch: int) -> None:
+        if batch > 1:
+            wait_for_a_report(tmp_path)
+            reported.set()
+
+    done = collect(tmp_path, Chooser(before=wait))
+    assert reported.is_set()
+    assert done.branches == 3 * STATES
+
+
+def test_what_was_proposed_for_states_that_are_done_stays(tmp_path: Path) -> None:
+    def fail(batch: int) -> None:
+        if batch == BATCHES:
+            wait_for_a_report(tmp_path)
+            raise RuntimeError("no more credit")
+
+    with pytest.raises(RuntimeError, match="no more credit"):
+        collect(tmp_path, Chooser(before=fail))
+    kept = set(ProposalJournal(tmp_path / "parts" / "answers").done)
+    assert 0 < len(kept) < STATES
+
+    second = Chooser("second", (3, 4))
+    done = collect(tmp_path, second)
+    assert {(question.trajectory, question.step) for question in second.questions} == {
+        (index, step) for index in range(30) for step in range(6)
+    } - kept
+    assert done.cost.prompt_tokens == 10 * (STATES - len(kept))
+    rows = pq.read_table(tmp_path / BRANCHES).to_pylist()
+    for row in rows:
+        if row["order"]:
+            assert row["proposer"] == ("first" if (row["trajectory"], row["step"]) in kept else "second")
+    assert len(rows) == 3 * STATES
+
+
+def test_fewer_alternatives_or_none_are_no_fault(tmp_path: Path) -> None:
+    class Shy(Chooser):
+        def alternatives(self, question: ProposalRequest) -> tuple[Proposal, ...]:
+            return super().alternatives(question)[: question.step % 3]
+
+    done = collect(tmp_path, Shy())
+    assert (done.branches, done.failed) == (STATES + 30 * (0 + 1 + 2 + 0 + 1 + 2), 0)
+
+
+def test_a_proposer_that_answers_too_little_is_refused(tmp_path: Path) -> None:
+    class Forgetful(Chooser):
+        def propose(self, questions: Sequence[ProposalRequest]) -> ProposalBatch:
+            return super().propose(questions[1:])
+
+    with pytest.raises(BranchError, match=r"answered 65 of 66 states.*one tuple of alternatives per question"):
+        collect(tmp_path, Forgetful())
+
+
+@pytest.mark.parametrize("written", ["press 0", " 'press  0'. "])
+def test_a_proposer_that_offers_the_experts_action_is_refused(tmp_path: Path, written: str) -> None:
+    class Copying(Chooser):
+        def alternatives(self, question: ProposalRequest) -> tuple[Proposal, ...]:
+            own = (Proposal(written, "first"),) if (question.trajectory, question.step) == (3, 2) else ()
+            return (*super().alternatives(question), *own)
+
+    with pytest.raises(BranchError, match=r"the expert's own action 'press 0'.*\(trajectory 3, step 2\)"):
+        collect(tmp_path, Copying())
+
+
+def test_without_a_proposer_workers_choose_where_nothing_is_recorded(tmp_path: Path) -> None:
+    experts = [expert(f"game {number}", 6, listed=None) for number in range(4)]
+    done = open_collection(tmp_path / "unlisted", trajectories=experts, k=LISTED).run(quiet=True)
+    listed = [expert(f"game {number}", 6) for number in range(4)]
+    open_collection(tmp_path / "listed", trajectories=listed, k=LISTED).run(quiet=True)
+    assert read_branches(tmp_path / "unlisted") == read_branches(tmp_path / "listed")
+    assert (done.branches, done.failed) == (24 * (LISTED + 1), 0)

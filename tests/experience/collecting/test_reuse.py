@@ -1,0 +1,169 @@
+"""Nothing is executed twice: not by another run, nor by the same one after it was killed or lost a node."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from support import killed_collections
+from support.game_collections import (
+    PROVENANCE,
+    TRAJECTORIES,
+    collect,
+    executed,
+    in_one_process,
+    kept,
+    open_collection,
+    tables,
+)
+from support.games import SavedDice, SavedGame, expert, id_of
+
+from verl_ee.config import CollectConfig, EnvironmentConfig
+from verl_ee.errors import StoreError
+from verl_ee.experience.collecting.collection import Collection
+from verl_ee.experience.store import BRANCHES, read_branches
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_another_run_has_executed_is_not_executed_again(tmp_path: Path) -> None:
+    experts = [expert(f"game {number}", 6, listed=40) for number in range(4)]
+    shared = {"trajectories": experts, "cache": str(tmp_path / "facts"), "workers": 1, "kwargs": {"listed": 40}}
+    first = collect(tmp_path / "first", **shared, k=8)
+    assert (first.reused, first.cost.env_steps) == (0, 24 * 9)
+    for name, k in (("again", 8), ("fewer", 4)):
+        done = collect(tmp_path / name, **shared, k=k)
+        assert (done.cost.env_steps, done.cost.resets, done.restore) == (0, 0, "")
+        assert done.reused == done.transitions == 24 * (k + 1)
+    assert tables(tmp_path / "again") == tables(tmp_path / "first")
+    more = collect(tmp_path / "more", **shared, k=11)
+    # Three new alternatives in each state, and the walk to the last one: its own outcome is known.
+    assert (more.reused, more.cost.env_steps) == (24 * 9, 4 * (6 * 3 + 5))
+    fewest = in_one_process(tmp_path / "expected", experts, k=4)
+    assert tables(tmp_path / "fewer") == fewest
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_nondeterministic_environment_shares_nothing(tmp_path: Path) -> None:
+    twins = [expert("game 0", 4), expert("game 0", 4)]
+    values = {"trajectories": twins, "cache": str(tmp_path / "facts"), "k": 3, "workers": 1}
+    for name in ("first", "second"):
+        done = collect(tmp_path / name, SavedDice, **values)
+        assert (done.transitions, done.branches, done.reused) == (32, 32, 0)
+        assert done.cost.env_steps == 32
+    one, two = ({o.observation for o in read_branches(tmp_path / name)} for name in ("first", "second"))
+    assert all(text.startswith("game 0") for text in one & two)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_folder_with_another_collection_is_refused(tmp_path: Path) -> None:
+    environment, config = EnvironmentConfig(id=id_of(SavedGame)), CollectConfig(k=1)
+    few = TRAJECTORIES[:1]
+    for folder, close in ((tmp_path / "open", False), (tmp_path / "closed", True)):
+        assert not Collection(folder, few, environment, config, PROVENANCE).closed
+        if close:
+            Collection(folder, few, environment, config, PROVENANCE).run(quiet=True)
+        for other in ({"experts": "ffff"}, PROVENANCE | {"collect": "{}"}, {}):
+            with pytest.raises(StoreError) as raised:
+                Collection(folder, few, environment, config, other)
+            for word in (str(folder), "another collection", "Choose another folder", "--cache=FOLDER"):
+                assert word in str(raised.value)
+        assert Collection(folder, few, environment, config, PROVENANCE).closed == close
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 99, "run": "1", "provenance": {"experts": "0a1b"}}'])
+def test_a_folder_whose_own_file_cannot_be_read_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(StoreError, match=r"run\.json (cannot be read|has schema 99).*(collect again|Update verl_ee)"):
+        open_collection(tmp_path)
+
+
+class Driver:
+    """A collection in a process of its own, whose games have to be let in."""
+
+    def __init__(self, folder: Path, name: str, program: str) -> None:
+        self.store, self.gate, self.log, self.output = (
+            folder / part for part in ("store", "gate", name, f"{name}.txt")
+        )
+        self.gate.mkdir(exist_ok=True)
+        self.log.touch()
+        command = [sys.executable, killed_collections.__file__, program, self.store, self.gate, self.log]
+        with self.output.open("w") as output:
+            # What Ray starts inherits the output: a pipe would stay open as long as that lives.
+            self.process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=subprocess.STDOUT)
+
+    def wait_for_rows(self, count: int) -> None:
+        """Wait until so many transitions are on disk."""
+        for _ in range(6000):
+            if len(kept(self.store)) >= count:
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.02)
+                break
+        raise AssertionError(self.output.read_text())
+
+    def report(self) -> dict[str, Any]:
+        """What it says at its end."""
+        assert self.process.wait(120) == 0, self.output.read_text()
+        done: dict[str, Any] = json.loads(self.log.with_suffix(".json").read_text())
+        return done
+
+
+Drive = Callable[..., Driver]
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Iterator[Drive]:
+    """Starts drivers on one folder; none outlives the test."""
+    started = []
+
+    def start(name: str, program: str = "join") -> Driver:
+        started.append(Driver(tmp_path, name, program))
+        return started[-1]
+
+    yield start
+    for driver in started:
+        driver.process.kill()
+        driver.process.wait()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_run_that_was_killed_five_times_ends_with_the_same_bytes(
+    tmp_path: Path, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    expected = in_one_process(tmp_path / "expected", killed_collections.TRAJECTORIES, k=killed_collections.K)
+    rng, known = random.Random(20), set[tuple[str, ...]]()
+    for games in (1, 2, 4, 5, 7):
+        driver = drive(f"driver {games}")
+        killed_collections.let_in(driver.gate, games)
+        # A game of which nothing is known has been let in, and brings this many.
+        driver.wait_for_rows(len(known) + rng.randint(1, killed_collections.LENGTH * killed_collections.K))
+        driver.process.kill()
+        assert driver.process.wait() == -signal.SIGKILL
+        assert not (driver.store / BRANCHES).exists()
+        assert not known & executed(driver.log)
+        known = kept(driver.store)
+    last = drive("last")
+    killed_collections.let_in(last.gate, killed_collections.GAMES)
+    done = last.report()
+    assert tables(last.store) == expected
+    assert not known & executed(last.log)
+    assert (done["lost"], done["failed"], done["faults"]) == (0, 0, {})
+    assert not (last.store / "parts").exists()
+
+
+def test_a_run_that_loses_a_node_ends_with_the_same_bytes(tmp_path: Path, drive: Drive) -> None:
+    expected = in_one_process(tmp_path / "expected", killed_collections.TRAJECTORIES, k=killed_collections.K)
+    driver = drive("driver", "lose_node")
+    done = driver.report()
+    assert tables(driver.store) == expected
+    assert (done["lost"], done["failed"], done["faults"]) == (0, 0, {"died": 1})

@@ -1,0 +1,370 @@
+"""Alternatives, against a calculation by hand: which are taken, in what order, and that chance decides as it should."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.games import expert
+
+from verl_ee.config import CollectConfig
+from verl_ee.envs.household.env import Household
+from verl_ee.experience.proposers import (
+    Proposal,
+    ProposalRequest,
+    distinct_alternatives,
+    listed_proposals,
+    policy_proposals,
+    sample_admissible,
+    seed_of,
+    tool_of,
+    visible_state,
+)
+from verl_ee.objectives.examples import Encoder
+from verl_ee.prompts.actions import canonical
+from verl_ee.prompts.state import State
+from verl_ee.prompts.text import Message, state_text
+from verl_ee.trainer.rollout.proposer import PolicyProposer
+
+LISTED = ("look", "go to desk 1", "open drawer 1", "open drawer 10", "take mug 1 from shelf 1", "inventory")
+EXPERT = "open drawer 1"
+
+
+def config(**values: Any) -> CollectConfig:
+    return CollectConfig.model_validate({"k": 3} | values)
+
+
+def question(listed: tuple[str, ...] | None = LISTED, step: int = 4) -> ProposalRequest:
+    return ProposalRequest(2, step, "train/7", State("find a mug", (), "A room.", listed), EXPERT)
+
+
+def drawn(*actions: str) -> list[Proposal]:
+    """What a policy sampled, draw by draw."""
+    return [Proposal(action, "policy", "model@base", f'{{"draw": {number}}}') for number, action in enumerate(actions)]
+
+
+def actions(proposals: tuple[Proposal, ...]) -> list[str]:
+    return [proposal.action for proposal in proposals]
+
+
+# From the environment's list
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 5, 6, 100])
+def test_k_of_the_listed_actions_are_taken_without_replacement_and_never_the_expert_s(k: int) -> None:
+    for seed in range(50):
+        found = sample_admissible(LISTED, EXPERT, k, str(seed))
+        assert len(found) == len(set(found)) == min(k, 5)
+        assert set(found) <= set(LISTED) - {EXPERT}
+
+
+@pytest.mark.parametrize("written", ["open drawer 1.", "'open drawer 1'", '  "open   drawer 1". ', "`open drawer 1`"])
+def test_the_expert_s_action_is_left_out_however_it_is_written(written: str) -> None:
+    assert sorted(sample_admissible(LISTED, written, 9, "0")) == sorted(set(LISTED) - {EXPERT})
+    assert sorted(sample_admissible((*LISTED, written), EXPERT, 9, "0")) == sorted(set(LISTED) - {EXPERT})
+
+
+@pytest.mark.parametrize("listed", [(), (EXPERT,)])
+def test_where_nothing_else_is_listed_there_is_no_alternative(listed: tuple[str, ...]) -> None:
+    assert sample_admissible(listed, EXPERT, 3, "0") == []
+
+
+def test_an_expert_that_does_what_is_not_listed_takes_no_place() -> None:
+    assert sorted(sample_admissible(LISTED, "dance", 9, "0")) == sorted(LISTED)
+
+
+def test_every_set_of_k_is_equally_likely() -> None:
+    draws = 6000
+    count = Counter(frozenset(sample_admissible(LISTED, EXPERT, 2, str(seed))) for seed in range(draws))
+    sets = [frozenset(pair) for pair in combinations(sorted(set(LISTED) - {EXPERT}), 2)]
+    assert set(count) == set(sets)
+    # Chi-square with nine degrees of freedom: above 27.9 in one of a thousand, and the seeds are fixed.
+    expected = draws / len(sets)
+    assert sum((count[pair] - expected) ** 2 / expected for pair in sets) < 27.9
+    # No place in the list is preferred either.
+    first = Counter(sample_admissible(LISTED, EXPERT, 2, str(seed))[0] for seed in range(draws))
+    assert sum((first[action] - draws / 5) ** 2 / (draws / 5) for action in set(LISTED) - {EXPERT}) < 18.5
+
+
+def test_the_choice_is_the_same_in_every_process() -> None:
+    found = sample_admissible(LISTED, EXPERT, 5, "0:train/7:4")
+    script = f"""
+from verl_ee.experience.proposers import sample_admissible
+print(sample_admissible({LISTED!r}, {EXPERT!r}, 5, "0:train/7:4"))
+"""
+    for hashing in ("1", "2"):
+        run = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": hashing, "PYTHONPATH": ":".join(sys.path)},
+        )
+        assert run.stdout == f"{found}\n"
+
+
+def test_seed_task_and_step_each_change_the_choice() -> None:
+    trajectory = expert("game 1", 3, listed=40)
+    listed = trajectory.steps[0].admissible_actions or ()
+
+    def choice(step: int = 0, task: str = "game 1", **values: Any) -> list[str]:
+        return actions(listed_proposals(config(**values), replace(trajectory, task=task), step, listed))
+
+    first = choice()
+    assert first == choice()
+    for other in (choice(step=1), choice(task="game 2"), choice(seed=1)):
+        assert other != first
+    # What has nothing to do with the choice does not change it.
+    assert choice(workers=4, restore="replay", temperatures=(0.5,)) == first
+    assert seed_of(config(seed=5), "game 1", 2) == "5:game 1:2"
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_admissible_takes_k_and_exhaustive_takes_all_but_the_expert(k: int) -> None:
+    for task in ("train/0", "seen/3", "unseen/5"):
+        trajectory = Household().expert_trajectory(task)
+        for step, given in enumerate(trajectory.steps):
+            assert given.admissible_actions is not None
+            listed = given.admissible_actions
+            others = [action for action in listed if action != given.action]
+            every = listed_proposals(config(alternatives="exhaustive", k=k), trajectory, step, listed)
+            some = listed_proposals(config(k=k), trajectory, step, listed)
+            assert sorted(actions(every)) == sorted(others)
+            assert len(some) == len(set(actions(some))) == min(k, len(others))
+            assert set(actions(some)) <= set(others)
+            assert {(item.proposer, item.policy, item.sampling) for item in every} == {("exhaustive", "", "")}
+            assert {(item.proposer, item.policy, item.sampling) for item in some} == {("admissible", "", "")}
+    # The order is no longer that of the list.
+    trajectory = expert(listed=30)
+    listed = trajectory.steps[0].admissible_actions or ()
+    assert actions(listed_proposals(config(alternatives="exhaustive"), trajectory, 0, listed)) != list(listed[1:])
+
+
+# From a policy
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 9])
+def test_the_first_k_draws_that_differ_are_taken_and_the_expert_s_is_none(k: int) -> None:
+    samples = drawn("sing", "'sing'", EXPERT, "  dance. ", f'"{EXPERT}".', "sing", "dance", "hum", "", "look")
+    expected = ["sing", "  dance. ", "hum", "look"][:k]
+    found = policy_proposals(samples, config(k=k, alternatives="policy"), question())
+    assert actions(found) == expected
+    assert found == distinct_alternatives(samples, EXPERT, k)
+    # What was drawn stays what it was: who proposed it, by which policy and how.
+    assert [samples.index(item) for item in found] == [0, 3, 7, 9][:k]
+
+
+@pytest.mark.parametrize("written", ["open drawer 1.", "'open drawer 1'", ' "open  drawer 1" '])
+def test_a_draw_is_the_expert_s_action_however_either_is_written(written: str) -> None:
+    for alternatives in ("policy", "mixture"):
+        given = config(alternatives=alternatives, extra_admissible=9, unlisted="replace")
+        found = policy_proposals(drawn(EXPERT, "`open drawer 1`", "look"), given, replace(question(), expert=written))
+        assert EXPERT not in {canonical(item.action) for item in found}
+        assert found[0].action == "look"
+
+
+def test_an_action_whose_name_holds_the_expert_s_is_another_one() -> None:
+    samples = drawn("open drawer 10", "open drawer", "Open drawer 1", "open drawer 1!")
+    assert actions(policy_proposals(samples, config(k=9, alternatives="policy"), question())) == actions(tuple(samples))
+
+
+@pytest.mark.parametrize("samples", [(), ("",), (EXPERT,), ("  ", f"{EXPERT}.")])
+def test_where_the_policy_has_only_the_expert_s_action_there_is_no_alternative(samples: tuple[str, ...]) -> None:
+    for unlisted in ("keep", "replace"):
+        given = config(alternatives="policy", unlisted=unlisted)
+        assert policy_proposals(drawn(*samples), given, question()) == ()
+
+
+def test_an_unlisted_action_is_kept() -> None:
+    found = policy_proposals(drawn("sing", "look"), config(alternatives="policy", unlisted="keep"), question())
+    assert [(item.action, item.proposer) for item in found] == [("sing", "policy"), ("look", "policy")]
+
+
+@pytest.mark.parametrize("step", range(20))
+def test_an_unlisted_action_is_replaced_by_one_that_nobody_uses(step: int) -> None:
+    given = config(k=4, alternatives="policy", unlisted="replace")
+    samples = drawn("sing", "look.", "dance", "go to desk 1")
+    found = policy_proposals(samples, given, question(step=step))
+    # The listed ones stay in their places, as they were drawn.
+    assert (found[1], found[3]) == (samples[1], samples[3])
+    free = {"open drawer 10", "take mug 1 from shelf 1", "inventory"}
+    assert {found[0].action, found[2].action} <= free
+    assert found[0].action != found[2].action
+    for item in (found[0], found[2]):
+        assert (item.proposer, item.policy, item.sampling) == ("admissible", "", "")
+
+
+def test_where_no_listed_action_is_left_an_unlisted_one_is_dropped() -> None:
+    samples = drawn("sing", "inventory", "dance", "hum")
+    given = config(k=9, alternatives="policy", unlisted="replace")
+    found = policy_proposals(samples, given, question(("look", "inventory", EXPERT)))
+    assert [(item.action, item.proposer) for item in found] == [("look", "admissible"), ("inventory", "policy")]
+    assert policy_proposals(drawn("sing"), given, question((EXPERT,))) == ()
+
+
+def test_replacing_is_by_chance_and_by_that_of_the_state() -> None:
+    given = config(k=1, alternatives="policy", unlisted="replace")
+    draws = 2000
+    count = Counter(policy_proposals(drawn("sing"), given, question(step=step))[0].action for step in range(draws))
+    assert set(count) == set(LISTED) - {EXPERT}
+    assert sum((count[action] - draws / 5) ** 2 / (draws / 5) for action in count) < 18.5
+    assert all(
+        policy_proposals(drawn("sing"), given, question(step=step))
+        == policy_proposals(drawn("sing"), given, question(step=step))
+        for step in range(20)
+    )
+    other = config(k=1, alternatives="policy", unlisted="replace", seed=1)
+    assert any(
+        policy_proposals(drawn("sing"), given, question(step=step))
+        != policy_proposals(drawn("sing"), other, question(step=step))
+        for step in range(20)
+    )
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2, 3, 4, 9])
+@pytest.mark.parametrize("unlisted", ["keep", "replace"])
+def test_a_mixture_adds_listed_actions_to_those_of_the_policy(extra: int, unlisted: str) -> None:
+    given = config(k=3, alternatives="mixture", extra_admissible=extra, unlisted=unlisted)
+    samples = drawn("sing", "look", "'look'", EXPERT)
+    found = policy_proposals(samples, given, question())
+    # Of the five listed ones that are not the expert's, "look" is used, and one more replaces "sing".
+    spare = 4 if unlisted == "keep" else 3
+    assert len(found) == 2 + min(extra, spare)
+    forms = [canonical(item.action) for item in found]
+    assert len(set(forms)) == len(forms)
+    assert canonical(EXPERT) not in forms
+    assert found[1] == samples[1]
+    assert (found[0] == samples[0]) == (unlisted == "keep")
+    assert all(item.proposer == "admissible" and item.action in LISTED for item in found[2:])
+
+
+def test_only_a_mixture_adds_listed_actions() -> None:
+    given = config(alternatives="policy", extra_admissible=3)
+    assert actions(policy_proposals(drawn("sing"), given, question())) == ["sing"]
+
+
+def test_without_a_list_nothing_is_replaced_and_nothing_added() -> None:
+    for alternatives in ("policy", "mixture"):
+        given = config(alternatives=alternatives, unlisted="replace", extra_admissible=5)
+        found = policy_proposals(drawn("sing", EXPERT, "dance"), given, question(None))
+        assert actions(found) == ["sing", "dance"]
+
+
+def test_an_action_is_listed_in_whatever_form_it_was_drawn() -> None:
+    given = config(k=9, alternatives="mixture", unlisted="replace", extra_admissible=9)
+    samples = drawn('"inventory".', " go  to desk 1 ", "`look`")
+    found = policy_proposals(samples, given, question())
+    assert list(found[:3]) == samples
+    assert sorted(actions(found[3:])) == ["open drawer 10", "take mug 1 from shelf 1"]
+
+
+# Without the expert's tool
+
+
+@pytest.mark.parametrize(
+    ("action", "tool"),
+    [
+        ("go to desk 1", "go"),
+        ("  'open   drawer 1'. ", "open"),
+        ("look", "look"),
+        ("search[red mug]", "search"),
+        ("mv(source='a', destination='b')", "mv"),
+        ("<search>red mug</search>", "search"),
+        ('{"name": "find_user", "arguments": {"name": "Bob"}}', "find_user"),
+        ('{"arguments": {"name": "Bob"}, "name": "find_user"}', "find_user"),
+        ('{"arguments": {}, "name": "cancel order"}', "cancel order"),
+        ('<tool_call>\n{"name": "get-item",\n "arguments": {}}\n</tool_call>', "get-item"),
+        ('{"arguments": {}}', "arguments"),
+        ('{"name": 3}', "name"),
+        ('{"name": "cut', "name"),
+        ('["name"]', "name"),
+        ("[" * 100_000, ""),
+        ("", ""),
+        ("?!", ""),
+    ],
+)
+def test_the_tool_of_an_action_is_the_name_of_its_call_or_its_first_word(action: str, tool: str) -> None:
+    assert tool_of(action) == tool
+
+
+WITHHELD = ("look", "go to desk 1", "take mug 1 from shelf 1", "inventory")
+"""Of the listed actions, those that do not open anything."""
+
+
+@pytest.mark.parametrize("alternatives", ["admissible", "exhaustive"])
+def test_no_listed_alternative_uses_the_expert_s_tool_if_that_is_withheld(alternatives: str) -> None:
+    trajectory = replace(expert("game 1", 1), steps=(replace(expert("game 1", 1).steps[0], action=EXPERT),))
+    given = config(k=9, alternatives=alternatives, withhold_expert_tool=True)
+    assert sorted(actions(listed_proposals(given, trajectory, 0, LISTED))) == sorted(WITHHELD)
+    free = config(k=9, alternatives=alternatives)
+    assert sorted(actions(listed_proposals(free, trajectory, 0, LISTED))) == sorted(set(LISTED) - {EXPERT})
+
+
+def test_withholding_takes_k_of_what_is_left() -> None:
+    trajectory = replace(expert("game 1", 1), steps=(replace(expert("game 1", 1).steps[0], action=EXPERT),))
+    for seed in range(30):
+        found = actions(listed_proposals(config(k=2, withhold_expert_tool=True, seed=seed), trajectory, 0, LISTED))
+        assert len(found) == len(set(found)) == 2
+        assert set(found) <= set(WITHHELD)
+
+
+@pytest.mark.parametrize("unlisted", ["keep", "replace"])
+def test_no_draw_and_no_addition_uses_the_expert_s_tool_if_that_is_withheld(unlisted: str) -> None:
+    samples = drawn("open drawer 10", "'open window'", "sing", "look", "open", "inventory.")
+    given = config(k=9, alternatives="mixture", extra_admissible=9, unlisted=unlisted, withhold_expert_tool=True)
+    found = policy_proposals(samples, given, question())
+    assert found[1:3] == (samples[3], samples[5])
+    assert (found[0] == samples[2]) == (unlisted == "keep")
+    forms = {canonical(item.action) for item in found}
+    assert forms == set(WITHHELD) | ({"sing"} if unlisted == "keep" else set())
+    free = config(k=9, alternatives="mixture", extra_admissible=9, unlisted=unlisted)
+    assert "open drawer 10" in actions(policy_proposals(samples, free, question()))
+
+
+def test_calls_of_a_tool_are_left_out_whatever_their_arguments() -> None:
+    calls = [json.dumps({"name": "cancel", "arguments": {"id": number}}) for number in range(3)]
+    other = '{"name": "find", "arguments": {"id": 0}}'
+    asked = replace(question(None), expert=calls[0])
+    given = config(k=9, alternatives="policy", withhold_expert_tool=True)
+    assert actions(policy_proposals(drawn(*calls, other), given, asked)) == [other]
+    assert actions(policy_proposals(drawn(*calls, other), config(k=9, alternatives="policy"), asked)) == [
+        *calls[1:],
+        other,
+    ]
+
+
+def test_a_policy_is_not_shown_what_is_withheld() -> None:
+    given = config(alternatives="policy", withhold_expert_tool=True)
+    assert visible_state(question(), given) == replace(question().state, admissible_actions=WITHHELD)
+    assert visible_state(question(), config(alternatives="policy")) == question().state
+    assert visible_state(question(None), given) == question(None).state
+
+
+@pytest.mark.parametrize("withheld", [False, True])
+def test_the_policy_of_a_job_is_asked_in_the_state_that_is_shown(withheld: bool) -> None:
+    asked: list[str] = []
+
+    def prompt(messages: list[Message]) -> list[int]:
+        asked.append(messages[-1]["content"])
+        return [1, 2]
+
+    class Drawn:
+        async def sample(self, prompts: list[list[int]], n: int, _: dict[str, Any]) -> list[list[list[int]]]:
+            return [[[len(asked), 3, 3]] * n for _ in prompts]
+
+    answers = iter(["Action: open drawer 10", "I look.\nAction: look", "Nothing."])
+    tokenizer = SimpleNamespace(decode=lambda *_, **__: next(answers))
+    given = config(alternatives="policy", withhold_expert_tool=withheld)
+    proposer = PolicyProposer(Drawn(), Encoder(prompt, list), tokenizer, given, {}, "model@base", 99)  # type: ignore[arg-type]
+    found = proposer.propose([question()])
+    assert asked == [state_text(visible_state(question(), given))]
+    assert ("open drawer" in asked[0]) != withheld
+    assert [actions(item) for item in found.alternatives] == [["look"] if withheld else ["open drawer 10", "look"]]
+    assert (found.prompt_tokens, found.completion_tokens) == (6, 9)

@@ -1,0 +1,160 @@
+"""Jobs that learn from a file of examples: nothing that it gives is collected or written again."""
+
+# ruff: noqa: F811  (fixtures come by import)
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+from support.export_cases import (
+    ID,
+    MODEL,
+    encoder,  # noqa: F401
+    examples,  # noqa: F401
+    experts,  # noqa: F401
+    keys_of,
+    reflections,  # noqa: F401
+    refusal,
+    rows,  # noqa: F401
+    states_of,
+    store,  # noqa: F401
+    tokenizer,  # noqa: F401
+)
+
+import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
+from verl_ee.config import Objective, built, check_sets, parse, sets_of
+from verl_ee.errors import ConfigError, ExampleFileError
+from verl_ee.experience.expert_files import ExpertFile
+from verl_ee.objectives.examples import Encoder, Example, encode
+from verl_ee.objectives.row_files import write_rows
+from verl_ee.objectives.rows import Row
+from verl_ee.objectives.stage_data import StageData
+from verl_ee.run.folder import RunFolder
+from verl_ee.run.identity import differences, identity_of
+from verl_ee.trainer.job_check import check_job
+from verl_ee.trainer.mid_training import MidTraining
+from verl_ee.trainer.trainer_modes import EarlyExperienceTrainer
+
+
+def test_what_a_file_gives_is_not_collected() -> None:
+    config = parse(keys_of("iwm_sr", examples="rows.jsonl", collect={}))
+    assert built(config) == ["world_model", "reflection", "imitation"]
+    assert built(config, ["reflection"]) == ["world_model", "imitation"]
+    assert sets_of(config) == ["world_model", "reflection"]
+    assert sets_of(config, ["reflection", "imitation"]) == ["world_model"]
+    check_sets(config, ["world_model", "reflection"])
+    message = refusal(ConfigError, lambda: check_sets(config, ["reflection"]))
+    assert "early_experience.world_model.collect='world_model'" in message
+    refusal(ConfigError, lambda: parse(keys_of("iwm_sr", collect={})))
+
+
+def curriculum(experts: ExpertFile, encoder: Encoder, method: str, given: Any, store: Path, **values: Any) -> StageData:
+    config = parse(keys_of(method, **values))
+    stores, folder = {"world_model": store, "reflection": store}, store.parent / "run"
+    return StageData(config, experts.trajectories, encoder, stores, folder, 100_000, given)
+
+
+def test_a_stage_learns_the_rows_of_the_file_and_builds_the_rest(
+    experts: ExpertFile,
+    store: Path,
+    examples: dict[Objective, list[Example]],
+    encoder: Encoder,
+) -> None:
+    talk = Row(({"role": "user", "content": "Anything?"},), "Anything.", "reflection", "mine")
+    found = curriculum(experts, encoder, "iwm_sr", {"reflection": [talk]}, store)
+    assert found.examples("world_model").examples == examples["world_model"]
+    (own,) = encode([talk], encoder)
+    assert found.examples("reflection").examples == [own, *examples["imitation"]]
+    assert (own.objective, own.provenance) == ("reflection", "mine")
+    assert own.prompt == tuple(encoder.prompt(list(talk.prompt)))
+
+
+@pytest.mark.parametrize(("budget", "expected"), [("full", 40), ("one_to_one", 10), ("matched", 16)])
+def test_the_budget_counts_what_the_file_gives(
+    experts: ExpertFile, store: Path, encoder: Encoder, budget: str, expected: int
+) -> None:
+    prompt = ({"role": "user", "content": "?"},)
+    rows = [Row(prompt, str(index), "world_model", str(index)) for index in range(40)]
+    given = {"world_model": rows, "imitation": [replace(rows[0], objective="imitation")] * 10}
+    settings = keys_of("iwm")["world_model"] | {"budget": budget}
+    found = curriculum(experts, encoder, "iwm", given, store, world_model=settings).examples("world_model").examples
+    assert len(found) == expected
+    places = [int(example.provenance) for example in found]
+    assert places == sorted(set(places))
+
+
+@pytest.fixture
+def job(tmp_path: Path, experts: ExpertFile, rows: dict[Objective, list[Row]]) -> list[str]:
+    """A job that learns both objectives from a file, and could collect nothing."""
+    write_rows(tmp_path / "rows.jsonl", [*rows["world_model"], *rows["imitation"]])
+    return [
+        "+early_experience=iwm",
+        f"early_experience.environment.id={ID}",
+        f"early_experience.experts={experts.path}",
+        f"early_experience.examples={tmp_path}/rows.jsonl",
+        "early_experience.world_model.collect=nothing",
+        f"actor_rollout_ref.model.path={MODEL}",
+        "algorithm.adv_estimator=grpo",
+        f"trainer.default_local_dir={tmp_path}/job",
+        f"hydra.run.dir={tmp_path}/hydra",
+    ]
+
+
+def check(overrides: list[str]) -> Any:
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        return check_job(hydra.compose("ppo_trainer", overrides))
+
+
+def test_a_job_from_a_file_is_checked_before_it_starts(
+    tmp_path: Path, job: list[str], rows: dict[Objective, list[Row]]
+) -> None:
+    config = check(job)
+    path = tmp_path / "rows.jsonl"
+    before = identity_of(OmegaConf.create({}), config)
+    write_rows(path, rows["imitation"])
+    assert differences(before, identity_of(OmegaConf.create({}), config))[0].startswith(
+        "content of early_experience.examples"
+    )
+    assert "world_model.collect='nothing'" in refusal(ConfigError, lambda: check(job))
+    write_rows(path, rows["reflection"])
+    message = refusal(ConfigError, lambda: check(job))
+    assert f"early_experience.examples='{path}' has rows of reflection, which no stage learns" in message
+    path.write_text("{}\n")
+    assert f"{path}, line 1" in refusal(ExampleFileError, lambda: check(job))
+    path.unlink()
+    assert f"{path} cannot be read" in refusal(ExampleFileError, lambda: check(job))
+
+
+def test_the_trainer_neither_collects_nor_reflects_what_the_file_gives(
+    tmp_path: Path,
+    experts: ExpertFile,
+    rows: dict[Objective, list[Row]],
+    tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, [row for items in rows.values() for row in items])
+    trainer = object.__new__(EarlyExperienceTrainer)
+    values = {"experts": str(experts.path), "examples": str(path), "collect": {}, "evaluate": False}
+    trainer.early = parse(keys_of("iwm_sr", **values))
+    trainer.folder, trainer.tokenizer = RunFolder(tmp_path / "job"), tokenizer
+    trainer.config = OmegaConf.create({"data": {"max_prompt_length": 100_000, "max_response_length": 64}})
+    trainer.checkpoint_manager = type(
+        "Servers", (), dict.fromkeys(("sleep_replicas", "update_weights"), lambda *_: None)
+    )()
+    trainer.actor_rollout_wg = trainer.logger = trainer.summary = None
+    trainer.get_llm_client = lambda: None
+    monkeypatch.setattr(trainer, "_row_multiple", lambda: 1)
+    learned: dict[str, int] = {}
+    monkeypatch.setattr(trainer, "_model_config", lambda: type("Config", (), {"model_type": "qwen2"}))
+    monkeypatch.setattr(trainer, "_check_space", lambda: None)
+    monkeypatch.setattr(MidTraining, "run", lambda _, name, stage, examples, *__: learned.update({name: len(examples)}))
+    monkeypatch.setattr(trainer, "_hand_over", lambda: None)
+    trainer._run_stages()
+    states = states_of(experts)
+    assert learned == {"world_model": 2 * states, "reflection": 2 * states}
+    assert trainer.folder.finished() == ["world_model", "reflection", "hand_over"]

@@ -1,0 +1,129 @@
+"""Every gate against rationales written by hand: leaks that it has to find, and look-alikes that it has to let pass."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from verl_ee.objectives.reflection.gates import GATES, MAX_WORDS, MIN_WORDS, RationaleDraft, first_rejection
+
+FOLDER = Path(__file__).parent / "rationales"
+
+
+def read(name: str) -> Any:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+SITUATIONS = {
+    name: RationaleDraft("", given["state"], given["action"], given["outcome"], tuple(given["alternatives"]))
+    for name, given in read("situations").items()
+}
+REJECTED = [(gate, *case) for gate in GATES for case in read(gate)["rejected"]]
+PASSED = [(gate, *case) for gate in GATES for case in read(gate)["passed"]]
+
+
+@pytest.mark.parametrize(("gate", "place", "text", "found"), REJECTED)
+def test_a_gate_rejects_what_leaks_and_quotes_it(gate: str, place: str, text: str, found: str) -> None:
+    rationale = replace(SITUATIONS[place], text=text)
+    reason = GATES[gate](rationale)
+    assert found in reason
+    assert first_rejection(rationale, [gate]) == (gate, reason)
+
+
+@pytest.mark.parametrize(("gate", "place", "text"), PASSED)
+def test_a_gate_lets_pass_what_only_looks_like_a_leak(gate: str, place: str, text: str) -> None:
+    assert GATES[gate](replace(SITUATIONS[place], text=text)) == ""
+
+
+def test_every_gate_has_cases_of_both_kinds() -> None:
+    for gate in GATES:
+        rejected, passed = read(gate)["rejected"], read(gate)["passed"]
+        assert min(len(rejected), len(passed)) >= 20
+        # No case is there twice.
+        assert len({tuple(case[:2]) for case in [*rejected, *passed]}) == len(rejected) + len(passed)
+
+
+@pytest.mark.parametrize(("words", "passes"), [(MIN_WORDS - 1, False), (MIN_WORDS, True), (MAX_WORDS, True)])
+def test_length_counts_words_within_its_bounds(words: int, passes: bool) -> None:
+    text = " ".join(["door"] * words)
+    given = SITUATIONS["drawer"]
+    assert (not GATES["length"](replace(given, text=text))) == passes
+    # A dash between words is none.
+    assert (not GATES["length"](replace(given, text=text.replace(" ", " - ")))) == passes
+    assert GATES["length"](replace(given, text=f"{text} door")) == (
+        f"has {MAX_WORDS + 1} words, more than {MAX_WORDS}" if words == MAX_WORDS else ""
+    )
+
+
+def test_the_first_gate_that_rejects_is_named_in_the_order_that_was_given() -> None:
+    rationale = replace(SITUATIONS["drawer"], text="Option 2: the best action.\nAction: look")
+    # It is short, names the label and the number of an option, and takes an action.
+    assert [name for name in GATES if GATES[name](rationale)] == [
+        "length",
+        "label_words",
+        "numbered_options",
+        "other_action",
+    ]
+    order = list(GATES)
+    for _ in order:
+        order = [*order[1:], order[0]]
+        expected = next(name for name in order if GATES[name](rationale))
+        assert first_rejection(rationale, order) == (expected, GATES[expected](rationale))
+    assert first_rejection(rationale, ["repeated"]) == first_rejection(rationale, []) == ("", "")
+
+
+@pytest.mark.parametrize("place", SITUATIONS)
+def test_a_plain_thought_passes_every_gate_in_every_situation(place: str) -> None:
+    text = "I have thought about what is asked for, and this is a step in that direction which costs little."
+    assert first_rejection(replace(SITUATIONS[place], text=text)) == ("", "")
+
+
+ODD = [
+    "",
+    "(",
+    "[a](b)*+?\\",
+    "Action:",
+    "\u6c34 \U0001f600",
+    "a\x00b",
+    "'",
+    "...",
+    "search[<b>]",
+    "1.",
+    "if",
+    "x" * 3000,
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+def test_no_text_breaks_a_gate(odd: str) -> None:
+    plain = "I have thought about what is asked for, and this is a step in that direction which costs little."
+    for rationale in (
+        RationaleDraft(odd, odd, odd, odd, (odd,)),
+        RationaleDraft(plain, odd, odd, odd, (odd, odd)),
+        RationaleDraft(f"{plain} {odd} {plain[:-1]} too.", plain, plain, plain, (plain,)),
+    ):
+        for gate in GATES.values():
+            assert isinstance(gate(rationale), str)
+    # What cannot be said in words is no reason to reject a rationale that does not say it.
+    assert first_rejection(RationaleDraft(plain, odd, odd, odd, (odd,))) == ("", "")
+
+
+def test_what_the_agent_sees_may_be_said() -> None:
+    given = SITUATIONS["product"]
+    text = "Option 2 says large on this page, and the best choice for a large shopper is a large cardigan."
+    unseen = replace(given, text=text, state="Task: buy a cardigan")
+    seen = replace(given, text=text, state="Task: buy a cardigan\nOption 2: large\nBest choice: this one")
+    assert [GATES[gate](seen) for gate in ("numbered_options", "label_words")] == ["", ""]
+    assert "'Option 2'" in GATES["numbered_options"](unseen)
+    assert "'best choice'" in GATES["label_words"](unseen)
+
+
+def test_an_outcome_that_the_state_shows_already_may_be_told() -> None:
+    given = SITUATIONS["heat"]
+    text = "The bowl is hot, so there is nothing left to do but to put it away."
+    assert "bowl is hot" in GATES["outcome_as_seen"](replace(given, text=text))
+    assert GATES["outcome_as_seen"](replace(given, text=text, state=f"{given.state}\nbowl 1 is hot.")) == ""

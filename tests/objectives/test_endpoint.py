@@ -1,0 +1,241 @@
+"""A server that writes, and all the ways in which it does not: the run ends, nothing is asked for or lost twice."""
+
+# ruff: noqa: F811  (fixtures come by import)
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.rationale_requests import (
+    MAX_TOKENS,
+    VARIABLE,
+    _key,  # noqa: F401
+    ask,
+    check_whole,
+    config_of,
+    fails_after,
+    fails_for,
+    found,  # noqa: F401
+    kept,
+    places,
+    prompt_of,
+    server,  # noqa: F401
+)
+from support.scripted_server import GARBAGE, KEY, MODEL, PASSING, TEXT, Endpoint, Reply, completion, refusal
+
+from verl_ee.errors import ExampleError
+from verl_ee.objectives.endpoint import EndpointWriter
+from verl_ee.objectives.reflection.rationales import read_rationales, write_rationale_file
+from verl_ee.objectives.reflection.situations import Situation
+
+SLOW = ("silent", "trickle")
+
+
+# A server that works
+
+
+def test_each_state_is_asked_once_and_as_configured(server: Endpoint, found: list[Situation], tmp_path: Path) -> None:
+    written = ask(server, found, tmp_path)
+    assert {(item.text, item.writer, item.gate) for item in written} == {(TEXT, "endpoint", "")}
+    assert server.asked == Counter(map(prompt_of, found))
+    assert all(body["model"] == MODEL and body["max_tokens"] == MAX_TOKENS for body in server.bodies)
+    assert {body["temperature"] for body in server.bodies} == {0.9}
+    assert server.authorizations == {f"Bearer {KEY}"}
+    check_whole(tmp_path, found)
+    # What is done is not asked about again.
+    assert ask(server, found, tmp_path) == written
+    assert server.asked.total() == len(found)
+
+
+def test_as_many_requests_as_allowed_are_under_way_at_a_time(
+    server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    # Nobody is answered before four have asked.
+    four = threading.Barrier(4)
+
+    def script(prompt: str, before: int) -> None:
+        four.wait(20)
+
+    server.script = script
+    ask(server, found, tmp_path, token_limit=1_000_000)
+    assert server.most == 4
+    assert server.asked.total() == len(found)
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (completion(None), ""),
+        (completion(TEXT, finish_reason="length"), ""),
+        (completion(TEXT, finish_reason="content_filter"), ""),
+        (completion(message={"role": "assistant"}), ""),
+        (completion(message={"role": "assistant", "content": {"text": TEXT}}), ""),
+        (completion(TEXT, usage=None), TEXT),
+        (completion(TEXT, usage={"prompt_tokens": "many", "completion_tokens": -5}), TEXT),
+        (completion(TEXT, usage="much"), TEXT),
+        (completion(f"{TEXT} \ud83d"), f"{TEXT} ?"),
+        (completion(f"\n {TEXT}\u0000 \U0001f600 "), f"{TEXT}\u0000 \U0001f600"),
+    ],
+)
+def test_an_odd_answer_is_an_answer(
+    reply: Reply, text: str, server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    server.script = fails_for(found[1:2], reply)
+    written = ask(server, found, tmp_path)
+    assert [item.text for item in written] == [text if index == 1 else TEXT for index in range(len(found))]
+    assert (written[1].gate, written[1].reason) == (("", "") if text else ("length", "is empty"))
+    assert server.asked.total() == len(found)
+    assert read_rationales(tmp_path) == written
+
+
+# A server that fails now and then
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_what_may_pass_is_asked_again(name: str, server: Endpoint, found: list[Situation], tmp_path: Path) -> None:
+    server.script = fails_for(found[2:5], PASSING[name], times=1)
+    written = ask(server, found, tmp_path, timeout=2.0 if name in SLOW else 20.0)
+    assert {item.text for item in written} == {TEXT}
+    assert all(server.asked[prompt_of(state)] >= 2 for state in found[2:5])
+    if name not in SLOW:  # there a good answer may come too late as well
+        assert server.served == Counter(map(prompt_of, found))
+        assert [server.asked[prompt_of(state)] for state in found] == [1, 1, 2, 2, 2, *[1] * 7]
+    check_whole(tmp_path, found)
+
+
+@pytest.mark.parametrize("name", sorted({*PASSING, *GARBAGE} - {*SLOW}))
+def test_a_request_that_always_fails_is_given_up_and_the_rest_is_written(
+    name: str, server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    server.script = fails_for(found[3:4], (PASSING | GARBAGE)[name])
+    written = ask(server, found, tmp_path)
+    assert [item.text for item in written] == [*[TEXT] * 3, "", *[TEXT] * 8]
+    assert written[3].reason == "is empty"
+    # Garbage was paid for, and so would be more of it.
+    assert server.asked[prompt_of(found[3])] == (3 if name in PASSING else 1)
+    check_whole(tmp_path, found)
+
+
+def test_failures_with_answers_in_between_stop_nothing(
+    server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    server.script = fails_for(found[::2], refusal(500))
+    written = ask(server, found, tmp_path, concurrency=1, max_failures=1)
+    assert [item.text for item in written] == ["", TEXT] * 6
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that were asked for; none is made."""
+    asked: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(delay: float, *_: Any) -> None:
+        if delay:
+            asked.append(delay)
+        await real(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("said", "low", "high"),
+    [
+        ("7", 7, 7),
+        ("0.5", 0.5, 0.5),
+        ("86400", 60, 60),
+        ("inf", 60, 60),
+        ("-3", 0, 0.1),
+        ("nan", 0, 0.1),
+        ("soon", 0, 0.1),
+    ],
+)
+def test_a_server_says_how_long_to_wait(
+    said: str, low: float, high: float, pauses: list[float], server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    server.script = fails_for(found[:1], refusal(429, retry_after=said), times=1)
+    ask(server, found[:1], tmp_path)
+    (pause,) = pauses
+    assert low <= pause <= high
+
+
+def test_the_pauses_grow(pauses: list[float], server: Endpoint, found: list[Situation], tmp_path: Path) -> None:
+    server.script = fails_for(found[:1], refusal(503), times=9)
+    config = config_of(server, retries=9)
+    write_rationale_file(tmp_path, found[:1], EndpointWriter(config, 0.9, MAX_TOKENS), (), 0.0)
+    assert len(pauses) == 9
+    assert all(0.75 * most <= pause <= most for pause, most in zip(pauses, (0.5, 1, 2, 4, 8, 16, 32), strict=False))
+    assert max(pauses) <= 60.0
+
+
+# A server that is gone
+
+
+@pytest.mark.parametrize("name", sorted({*PASSING, *GARBAGE}))
+def test_too_many_failures_in_a_row_end_the_run_and_nothing_is_lost(
+    name: str, server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    slow = name in SLOW
+    server.script = fails_after(0 if slow else 5, (PASSING | GARBAGE)[name])
+    with pytest.raises(ExampleError) as caught:
+        ask(server, found, tmp_path, concurrency=1, retries=1, timeout=0.2 if slow else 20.0)
+    answered = 0 if slow else 5
+    message = str(caught.value)
+    assert f"4 requests to {server.url} in a row failed" in message
+    assert "repeat the command when the server answers" in message
+    assert f"{12 - answered} of 12 texts are not written yet" in message
+    assert "\n" not in message
+    # Four in a row, each asked twice if that may help; the server may not even notice that it was too slow.
+    expected = answered + 4 * (2 if name in PASSING else 1)
+    assert server.asked.total() <= expected if slow else server.asked.total() == expected
+    assert kept(tmp_path) == places(found[:answered])
+    server.script = lambda prompt, before: None
+    written = ask(server, found, tmp_path)
+    assert {item.text for item in written} == {TEXT}
+    # What was answered before is not asked again, and what failed is.
+    assert [server.asked[prompt_of(state)] for state in found[:answered]] == [1] * answered
+    if name not in GARBAGE:
+        assert server.served == Counter(map(prompt_of, found))
+    check_whole(tmp_path, found)
+
+
+def test_what_was_answered_while_the_server_broke_is_kept(
+    server: Endpoint, found: list[Situation], tmp_path: Path
+) -> None:
+    """As before, with requests side by side: which of them were answered is for the server to say."""
+    for answers in (3, 4):
+        server.script = fails_after(answers, refusal(500))
+        with pytest.raises(ExampleError, match="in a row failed"):
+            ask(server, found, tmp_path, concurrency=8, max_failures=0)
+        assert Counter(kept(tmp_path)) == Counter(
+            place for state, place in zip(found, places(found), strict=True) if server.served[prompt_of(state)]
+        )
+    server.script = lambda prompt, before: None
+    ask(server, found, tmp_path, concurrency=8)
+    assert server.served == Counter(map(prompt_of, found))
+    check_whole(tmp_path, found)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_ends_the_run_at_once(status: int, server: Endpoint, found: list[Situation], tmp_path: Path) -> None:
+    server.script = fails_after(5, refusal(status, f"no model for {KEY}"))
+    with pytest.raises(
+        ExampleError, match=rf"refuses to serve model 'writer' \(status {status}\).*{VARIABLE}"
+    ) as caught:
+        ask(server, found, tmp_path, concurrency=1)
+    assert server.url in str(caught.value)
+    assert server.asked.total() == 6
+    assert kept(tmp_path) == places(found[:5])
+
+
+def test_a_server_that_is_not_there_ends_the_run(found: list[Situation], tmp_path: Path) -> None:
+    with Endpoint() as server:
+        pass
+    with pytest.raises(ExampleError, match=r"4 requests to http://127.* failed.*repeat the command"):
+        ask(server, found, tmp_path, concurrency=1)
+    assert kept(tmp_path) == []

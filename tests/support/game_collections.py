@@ -1,0 +1,113 @@
+"""Collections of the tests' games: how one is opened, what it leaves on disk, and what it should leave there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+from support.games import Game, SavedGame, expert, id_of, shown, whole
+
+from verl_ee.config import CollectConfig, EnvironmentConfig
+from verl_ee.envs import ExpertTrajectory
+from verl_ee.experience.branching.brancher import branch
+from verl_ee.experience.branching.restore import SnapshotRestore
+from verl_ee.experience.branching.session import EnvironmentSession
+from verl_ee.experience.collecting.collection import Collection, CollectionResult
+from verl_ee.experience.collecting.transition_cache import TransitionCache
+from verl_ee.experience.store import (
+    BRANCHES,
+    TRANSITIONS,
+    Branch,
+    Transition,
+    read_branches,
+    state_key,
+    transition_key,
+    write_store,
+)
+
+PROVENANCE = {"experts": "0a1b"}
+TRAJECTORIES = [expert(f"game {number}", 6) for number in range(6)]
+STATES, LISTED = 36, 9
+"""Of all trajectories, and alternatives that each state has at most."""
+Tables = tuple[bytes, bytes]
+Place = tuple[str, int, str]
+
+
+def open_collection(
+    folder: Path,
+    cls: type[Game] = SavedGame,
+    trajectories: list[ExpertTrajectory] = TRAJECTORIES,
+    kwargs: dict[str, Any] | None = None,
+    **config: Any,
+) -> Collection:
+    """Open a collection of everything that is listed."""
+    environment = EnvironmentConfig(id=id_of(cls), kwargs=kwargs or {})
+    values = {"k": LISTED, "workers": 2} | config
+    return Collection(folder, trajectories, environment, CollectConfig.model_validate(values), PROVENANCE)
+
+
+def collect(folder: Path, cls: type[Game] = SavedGame, **values: Any) -> CollectionResult:
+    """Collect all of it."""
+    return open_collection(folder, cls, **values).run(quiet=True)
+
+
+def tables(folder: Path) -> Tables:
+    """Everything that training reads, byte by byte."""
+    return (folder / TRANSITIONS).read_bytes(), (folder / BRANCHES).read_bytes()
+
+
+def write_here(
+    folder: Path,
+    make: Callable[[], gymnasium.Env[str, str]],
+    trajectories: Sequence[ExpertTrajectory],
+    k: int,
+    missing: frozenset[Place] = frozenset(),
+) -> None:
+    """Write the store of what this process gets, without the places that are missing."""
+    facts, branches = [], []
+    for index, trajectory in enumerate(trajectories):
+        environment = {"id": trajectory.environment, "version": trajectory.version, "kwargs": dict(trajectory.kwargs)}
+        for answer in branch(EnvironmentSession(make), SnapshotRestore(), whole(trajectory, index), CollectConfig(k=k)):
+            path = tuple(step.action for step in trajectory.steps[: answer.step])
+            state = state_key(environment, trajectory.task, trajectory.seed, path)
+            assert answer.expert is not None
+            for order, done in enumerate((answer.expert, *answer.outcomes)):
+                if (trajectory.task, answer.step, done.action) not in missing:
+                    key = transition_key(state, done.action)
+                    facts.append(Transition(key, state, trajectory.task, path, **vars(done)))
+                    proposer = "admissible" if order else "expert"
+                    branches.append(Branch(index, answer.step, order, proposer, "", "", key))
+    write_store(folder, facts, branches, PROVENANCE)
+
+
+def in_one_process(
+    folder: Path,
+    trajectories: Sequence[ExpertTrajectory] = TRAJECTORIES,
+    missing: frozenset[Place] = frozenset(),
+    k: int = LISTED,
+) -> Tables:
+    """What a store of games holds, without any process but this one."""
+    listed = len(trajectories[0].steps[0].admissible_actions or ()) - 2
+    write_here(folder, partial(SavedGame, listed=listed), trajectories, k, missing)
+    for outcome in read_branches(folder):
+        trajectory = trajectories[outcome.trajectory]
+        path = [step.action for step in trajectory.steps[: outcome.step]]
+        assert outcome.observation == shown(trajectory.task, trajectory.seed, [*path, outcome.action])
+    return tables(folder)
+
+
+def executed(log: Path) -> set[tuple[str, ...]]:
+    """Task and actions of everything that was tried besides what the experts did."""
+    lines = [tuple(json.loads(line)) for line in log.read_text().splitlines()]
+    return {line for line in lines if line[-1] != "press 0"}
+
+
+def kept(folder: Path) -> set[tuple[str, ...]]:
+    """The same of everything that an unfinished run has left on disk."""
+    facts = TransitionCache(folder / "parts" / "facts")
+    rows = [fact for key in {row["state"] for row in facts.parts.read()} for fact in facts.known(key).values()]
+    return {(fact.task, *fact.prefix, fact.action) for fact in rows if fact.action != "press 0"}

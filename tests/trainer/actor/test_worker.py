@@ -1,0 +1,149 @@
+"""Supervised stages on verl's real actor worker, against plain PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import actors
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from verl_ee.envs import make
+from verl_ee.experience.expert_states import expert_states
+from verl_ee.objectives.loss import OBJECTIVES
+from verl_ee.prompts.text import render_outcome, render_policy, render_response, render_world_model
+
+Rows = list[tuple[list[int], list[int], str]]
+Plain = tuple[float, dict[str, torch.Tensor], dict[str, float]]
+MICRO = (1, 3, 8, None)
+"""Rows of a micro-batch; None: as many as fit into a number of tokens."""
+MIXED = "mixed"
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    """Five examples of each objective, of different lengths."""
+    tokenizer = AutoTokenizer.from_pretrained(actors.MODEL)
+    env = make("verl_ee/Household-v0")
+    trajectory = env.unwrapped.expert_trajectory("train/4")
+    states = expert_states(trajectory, 8)
+    result: Rows = []
+    for index in range(5):
+        step = trajectory.steps[index]
+        after = trajectory.steps[index + 1].observation
+        thought = f"If I {step.action}, I will see this. {after}"
+        texts = (
+            (render_policy(states[index]), render_response(step.action), "imitation"),
+            (render_world_model(states[index], step.action), render_outcome(after), "world_model"),
+            (render_policy(states[index]), render_response(step.action, thought), "reflection"),
+        )
+        for messages, target, name in texts:
+            prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            encode = tokenizer.encode
+            ids = encode(prompt, add_special_tokens=False), encode(target, add_special_tokens=False)
+            result.append((ids[0], [*ids[1], tokenizer.eos_token_id], name))
+    return result
+
+
+@pytest.fixture(scope="module")
+def mini_batches(rows: Rows) -> dict[str, Rows]:
+    """A mini-batch of each objective, and one of all of them."""
+    return {name: [row for row in rows if row[2] == name] for name in OBJECTIVES} | {MIXED: rows}
+
+
+@pytest.fixture(scope="module")
+def expected(mini_batches: dict[str, Rows]) -> dict[str, Plain]:
+    return {name: plain(rows) for name, rows in mini_batches.items()}
+
+
+@pytest.fixture(scope="module")
+def measured(mini_batches: dict[str, Rows], tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, bool], Any]:
+    """Return what every worker measured of every case, with so many workers and with padding removed or not."""
+    cases = {(name, micro): (rows, micro) for name, rows in mini_batches.items() for micro in MICRO}
+
+    @cache
+    def run(workers: int, remove_padding: bool) -> Any:
+        folder = tmp_path_factory.mktemp("actors")
+        return actors.run("supervised_gradients", workers, folder, cases=cases, remove_padding=remove_padding)
+
+    return run
+
+
+def plain(rows: Rows) -> Plain:
+    """Loss, gradients and loss per objective, one row at a time and without any code of the package."""
+    model = AutoModelForCausalLM.from_pretrained(actors.MODEL, dtype=torch.float32, attn_implementation="sdpa")
+    total, count = torch.zeros(()), 0
+    sums: dict[str, list[float]] = {}
+    for prompt, target, name in rows:
+        logits = model(torch.tensor([prompt + target])).logits[0]
+        predicted = torch.log_softmax(logits[len(prompt) - 1 : -1], dim=-1)
+        nll = -predicted[torch.arange(len(target)), torch.tensor(target)]
+        total, count = total + nll.sum(), count + len(target)
+        sums.setdefault(name, []).extend(nll.tolist())
+    loss = total / count
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), gradients, {name: sum(values) / len(values) for name, values in sums.items()}
+
+
+@pytest.mark.parametrize("micro", MICRO)
+@pytest.mark.parametrize("name", [*OBJECTIVES, MIXED])
+@pytest.mark.parametrize("remove_padding", [False, True], ids=["padded", "removed"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_loss_and_gradients_equal_plain_pytorch(
+    mini_batches: dict[str, Rows],
+    expected: dict[str, Plain],
+    measured: Callable[[int, bool], Any],
+    workers: int,
+    remove_padding: bool,
+    name: str,
+    micro: int | None,
+) -> None:
+    """Without padding the rows of a micro-batch are one sequence: none may see another."""
+    results = [result[name, micro] for result in measured(workers, remove_padding)]
+    loss, gradients, per_objective = expected[name]
+    assert len(results) == workers
+    for result in results:
+        assert result["loss"] == pytest.approx(loss, rel=1e-5)
+        assert set(result["gradients"]) == set(gradients)
+        for parameter, gradient in gradients.items():
+            difference = (result["gradients"][parameter] - gradient).norm() / gradient.norm()
+            assert difference < 1e-5, parameter
+    summary = results[0]["summary"]
+    assert {key.split("/")[0] for key in summary} == set(per_objective)
+    for objective, value in per_objective.items():
+        tokens = sum(len(target) for _, target, kind in mini_batches[name] if kind == objective)
+        assert summary[f"{objective}/loss"] == pytest.approx(value, rel=1e-5)
+        assert summary[f"{objective}/tokens"] == tokens
+        assert 0.0 <= summary[f"{objective}/token_accuracy"] <= 1.0
+
+
+def test_hand_over_leaves_a_fresh_optimizer_and_keeps_its_checkpoint(rows: Rows, tmp_path: Path) -> None:
+    imitation = [row for row in rows if row[2] == "imitation"]
+    folder = tmp_path / "run"
+    (result,) = actors.run("hand_over", 1, tmp_path, rows=imitation, into=str(folder))
+    # Two of four steps warm up; then half a cosine over the other two.
+    expected = [2e-3 / 3, 4e-3 / 3, 2e-3, 2e-3 * 0.5 * (1 + math.cos(math.pi / 2))]
+    assert result["rates"] == pytest.approx(expected)
+    assert result["losses"][-1] < result["losses"][0]
+    assert result["before"]["parameters_with_moments"] > 0
+    assert result["with_optimizer"] == result["before"] | {"lr": pytest.approx(1e-3), "schedule": 0}
+    assert result["after"]["parameters_with_moments"] == 0
+    assert result["after"]["weights"] == result["before"]["weights"]
+    assert result["after"]["lr"] == pytest.approx(1e-3)
+    assert result["loss_restored"]
+    assert result["kept"] == [True, False, True]
+    saved = torch.load(folder / "global_step_0/actor/optim_world_size_1_rank_0.pt", weights_only=False)
+    assert saved["state"] == {}
+
+
+def test_updates_without_the_flag_give_equal_bits(tmp_path: Path) -> None:
+    stock = actors.run("ppo_steps", 1, tmp_path / "a", plugins="verl_ee_cpu", stock=True)
+    ours = actors.run("ppo_steps", 1, tmp_path / "b", plugins="verl_ee", stock=True)
+    mixed = actors.run("ppo_steps", 1, tmp_path / "c", plugins="verl_ee", stock=False)
+    assert stock == ours == mixed

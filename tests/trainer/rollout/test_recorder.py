@@ -1,0 +1,237 @@
+"""Experts played through a job's own agent loops: what is learned is, token for token, what the loops send in GRPO."""
+
+# ruff: noqa: F811  (fixtures come by import)
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from support.tool_jobs import (
+    END,
+    FAILURES,
+    GUESSES,
+    TOOL_ROWS,
+    call,
+    config,  # noqa: F401
+    row,
+    write,
+)
+from transformers import AutoTokenizer
+from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
+from verl.protocol import DataProto
+from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
+from verl.workers.rollout.replica import TokenOutput
+
+from verl_ee.errors import ExampleError
+from verl_ee.objectives.examples import Example
+from verl_ee.objectives.loss import loss_and_metrics
+from verl_ee.trainer.actor.batch import to_batch
+from verl_ee.trainer.rollout.recorder import RecordingClient, record
+
+
+@pytest.fixture(scope="module")
+def tokenizer(config: DictConfig) -> Any:
+    return AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
+
+
+class Server:
+    """Stands in for rollout servers, apart from the recorder: answers with the ids that it was given."""
+
+    def __init__(self, answers: Sequence[list[int]]) -> None:
+        self.answers = list(answers)
+        self.prompts: list[list[int]] = []
+
+    async def generate(self, request_id: str, *, prompt_ids: list[int], **_: Any) -> TokenOutput:
+        self.prompts.append(list(prompt_ids))
+        return TokenOutput(token_ids=self.answers[len(self.prompts) - 1])
+
+
+def rollout(config: DictConfig, tokenizer: Any, path: Path) -> list[tuple[list[int], list[int], list[int]]]:
+    """Return prompt, response and mask of each row as verl's own worker hands them to GRPO."""
+    dataset = RLHFDataset(str(path), tokenizer, config.data)
+    found = []
+    for number in range(len(dataset)):
+        item = dataset[number]
+        answers = [tokenizer(text + END)["input_ids"] for text in item.pop("expert_responses")]
+        server = Server(answers)
+        batch = DataProto.from_single_dict(collate_fn([item]))
+        batch.non_tensor_batch["index"] = np.array([number])
+        done = asyncio.run(AgentLoopWorker(config, server).generate_sequences(batch)).batch
+        assert len(server.prompts) == len(answers)
+        prompt, response = (done["attention_mask"][0].bool()[part] for part in (slice(0, 200), slice(200, None)))
+        found.append(
+            (
+                done["prompts"][0][prompt].tolist(),
+                done["responses"][0][response].tolist(),
+                done["response_mask"][0][response].tolist(),
+            )
+        )
+    return found
+
+
+def mask_of(example: Example) -> list[int]:
+    return [1] * len(example.target) if example.learned is None else list(map(int, example.learned))
+
+
+def pieces(example: Example, tokenizer: Any) -> list[tuple[bool, str]]:
+    """Return the target as text, cut where the mask changes."""
+    groups = groupby(zip(mask_of(example), example.target, strict=True), key=lambda pair: pair[0])
+    return [(bool(learned), tokenizer.decode([token for _, token in group])) for learned, group in groups]
+
+
+@pytest.mark.parametrize("rows", [TOOL_ROWS, GUESSES], ids=["verl's ToolAgentLoop", "a loop of the user's"])
+def test_examples_are_what_grpo_would_be_sent(
+    config: DictConfig, tokenizer: Any, tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    path = write(tmp_path, rows)
+    found = record(path, config, 0.0)
+    sent = rollout(config, tokenizer, path)
+    assert [(list(item.prompt), list(item.target), mask_of(item)) for item in found.examples] == sent
+    assert (len(found.examples), found.failed, found.rows) == (len(rows), [], len(rows))
+    assert [item.provenance for item in found.examples] == [f"demonstration {n}, output 0" for n in range(len(rows))]
+    assert {item.objective for item in found.examples} == {"imitation"}
+
+
+def test_the_experts_text_is_learned_and_what_tools_say_is_not(
+    config: DictConfig, tokenizer: Any, tmp_path: Path
+) -> None:
+    first, plain, twice = record(write(tmp_path, TOOL_ROWS), config, 0.0).examples
+    assert tokenizer.decode(first.prompt) == (
+        "<|im_start|>system\nTools: look <|im_end|>\n<|im_start|>user\nWhere is the box?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+    def said(*texts: str) -> str:
+        tools = "".join(f"<|im_start|>tool\n{text}<|im_end|>\n" for text in texts)
+        return f"\n{tools}<|im_start|>assistant\n"
+
+    assert pieces(first, tokenizer) == [
+        (True, "I look. " + call(1) + END),
+        (False, said("shelf 1: a box")),
+        (True, call(2) + END),
+        (False, said("shelf 2: a box")),
+        (True, "It is on shelf 2." + END),
+    ]
+    assert plain.learned is None
+    assert pieces(plain, tokenizer) == [(True, "Hello." + END)]
+    assert pieces(twice, tokenizer) == [
+        (True, call(1) + call(2) + END),
+        (False, said("shelf 1: dust", "shelf 2: dust")),
+        (True, "Dust <|im_start|> and dust." + END),
+    ]
+    marker = tokenizer.convert_tokens_to_ids("<tool_call>")
+    assert [item.target.count(marker) for item in (first, plain, twice)] == [2, 0, 2]
+
+
+def test_every_output_that_has_something_to_learn_is_an_example(
+    config: DictConfig, tokenizer: Any, tmp_path: Path
+) -> None:
+    found = record(write(tmp_path, [row("turns", "a walk", ["left", "right"], number=2)]), config, 0.0).examples
+    assert [(tokenizer.decode(item.prompt), tokenizer.decode(item.target)) for item in found] == [
+        ("turn 0 of a walk", "left" + END),
+        ("turn 1 of a walk", "right" + END),
+    ]
+    assert [item.provenance for item in found] == ["demonstration 0, output 1", "demonstration 0, output 3"]
+
+
+def test_a_row_without_an_agent_is_played_by_verls_default(config: DictConfig, tokenizer: Any, tmp_path: Path) -> None:
+    given = row(None, "Say hello.", ["Hello."])
+    del given["agent_name"]
+    (found,) = record(write(tmp_path, [given]), config, 0.0).examples
+    assert tokenizer.decode(found.prompt) == "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_loop_that_uses_log_probabilities_gets_some(config: DictConfig, tmp_path: Path) -> None:
+    path = write(tmp_path, TOOL_ROWS)
+    asking = OmegaConf.merge(config, {"actor_rollout_ref": {"rollout": {"calculate_log_probs": True}}})
+    assert record(path, asking, 0.0) == record(path, config, 0.0)
+
+
+def answer(config: DictConfig, tokenizer: Any, text: str, ends: set[int], **sampling: Any) -> list[int]:
+    client = RecordingClient(config, tokenizer, [text], ends)
+    return asyncio.run(client.generate("one", prompt_ids=[5], sampling_params=sampling)).token_ids
+
+
+def test_a_response_ends_where_the_model_would_stop(config: DictConfig, tokenizer: Any) -> None:
+    end, close = tokenizer.convert_tokens_to_ids([END, "</tool_call>"])
+    written = tokenizer(call(1))["input_ids"]
+    assert answer(config, tokenizer, call(1), {end}) == [*written, end]
+    assert answer(config, tokenizer, call(1) + END, {end}) == [*written, end]
+    assert answer(config, tokenizer, call(1), {end, close}) == written
+    assert answer(config, tokenizer, call(1), {end}, stop_token_ids=[close]) == written
+    for text, stops in ((f"Hello.{END} More.", []), (call(1) + call(2), [close])):
+        with pytest.raises(
+            ExampleError, match=r"expert_responses\[0\] goes on after '<.*>', where the model would stop"
+        ):
+            answer(config, tokenizer, text, {end}, stop_token_ids=stops)
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_demonstration_that_cannot_be_played_is_named_and_left_out(
+    config: DictConfig, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, case: str
+) -> None:
+    caplog.set_level(logging.WARNING, "verl.verl_ee.trainer.rollout.recorder")
+    bad, words = FAILURES[case]
+    found = record(write(tmp_path, [GUESSES[1], bad, GUESSES[0]]), config, 0.34)
+    assert [pieces(item, tokenizer)[-1][1] for item in found.examples] == ["7" + END] * 2
+    assert [item.provenance for item in found.examples] == ["demonstration 0, output 0", "demonstration 2, output 0"]
+    assert found.rows == 3
+    (failed,) = found.failed
+    assert all(word in failed for word in ["Row 1: ", *words])
+    (line,) = [item.getMessage() for item in caplog.records if item.name == "verl.verl_ee.trainer.rollout.recorder"]
+    assert failed in line
+    assert "left out" in line
+
+
+def test_more_failures_than_the_budget_are_refused(config: DictConfig, tmp_path: Path) -> None:
+    path = write(tmp_path, [GUESSES[1], FAILURES["raises"][0], GUESSES[0]])
+    with pytest.raises(ExampleError) as refused:
+        record(path, config, 0.3)
+    words = [
+        f"1 of 3 demonstrations of {path}",
+        "early_experience.max_dropped=0.3",
+        "Row 1: ",
+        "no such room",
+        "Repair",
+    ]
+    assert all(word in str(refused.value) for word in words)
+
+
+def test_nothing_recorded_is_refused_whatever_may_fail(config: DictConfig, tmp_path: Path) -> None:
+    with pytest.raises(ExampleError, match="1 of 1 demonstrations"):
+        record(write(tmp_path, [FAILURES["raises"][0]]), config, 1.0)
+
+
+def test_only_learned_tokens_count_in_the_loss() -> None:
+    """Against the mean that equation 1 has, taken token by token."""
+    rows = [
+        Example((1, 2, 3), (4, 5, 6, 7), "imitation", learned=(True, False, False, True)),
+        Example((1,), (2, 3), "imitation", weight=0.5),
+        Example((9, 8), (7,), "world_model", learned=(True,)),
+    ]
+    batch = to_batch(rows, 4, 0)
+    masks = [row.tolist() for row in batch["loss_mask"].unbind()]
+    assert masks == [[0, 0, 0, 1, 0, 0, 1], [0, 1, 1], [0, 0, 1], [0] * 7]
+    generator = torch.Generator().manual_seed(3)
+    log_probs = [-torch.rand(len(mask), generator=generator) for mask in masks]
+    total, count = 0.0, 0
+    for example, mask, values in zip([*rows, rows[0]], masks, log_probs, strict=True):
+        for position in range(1, len(mask)):
+            if mask[position]:
+                total -= example.weight * float(values[position - 1])
+                count += 1
+    assert count == 5
+    data = dict(batch.items()) | {"batch_num_tokens": count, "dp_size": 1}
+    output = {"log_probs": torch.nested.as_nested_tensor(log_probs, layout=torch.jagged)}
+    loss, metrics = loss_and_metrics(output, data)
+    assert float(loss) == pytest.approx(total / count)
+    assert metrics["sums/imitation/tokens"] == 4.0
+    assert metrics["sums/world_model/tokens"] == 1.0

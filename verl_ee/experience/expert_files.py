@@ -1,0 +1,174 @@
+"""Expert files: JSON lines, one trajectory each, checked line by line. The schema is described in docs/data.md."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from verl_ee.envs import ExpertStep, ExpertTrajectory, arguments, version_of
+from verl_ee.errors import EnvError, ExpertFileError
+from verl_ee.experience.files.atomic import atomic
+from verl_ee.experience.files.json_lines import check_keys, check_schema, parse_object, typed_value
+
+SCHEMA = "verl_ee.expert"
+VERSION = 1
+_KEYS = {"schema", "environment", "task", "seed", "instruction", "steps", "final_observation", "success"}
+_STEP_KEYS = {"observation", "action", "thought", "admissible_actions"}
+_check_keys = partial(check_keys, error=ExpertFileError)
+_typed = partial(typed_value, error=ExpertFileError)
+
+
+@dataclass(frozen=True)
+class ExpertFile:
+    """The content of an expert file.
+
+    Attributes:
+        path: where it was read from.
+        sha256: of the bytes that were read.
+        trajectories: in the order of the file, at least one.
+    """
+
+    path: Path
+    sha256: str
+    trajectories: tuple[ExpertTrajectory, ...]
+
+
+def write_experts(path: Path, trajectories: Iterable[ExpertTrajectory]) -> int:
+    """Write trajectories, atomically, and return how many there were."""
+    count = 0
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for trajectory in trajectories:
+            file.write(json.dumps(_to_json(trajectory), ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def load_experts(
+    path: str | Path,
+    environment: str | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+) -> ExpertFile:
+    """Read and check an expert file.
+
+    Args:
+        path: the file.
+        environment: id that every line must name, if given; the installed version is compared as well.
+        kwargs: environment arguments that every line must name, if given.
+        limit: read at most so many trajectories.
+
+    Raises:
+        ExpertFileError: with file, line, what is wrong and what to do.
+    """
+    path = Path(path).expanduser()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ExpertFileError(
+            f"Expert file {str(path)!r} cannot be read ({error.strerror}). Name an existing file, or record one with "
+            "`verl-ee experts record`."
+        ) from None
+    lines = content.split(b"\n")
+    trajectories = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        trajectory = _parse_line(line, f"{path}, line {number}", closed=number < len(lines))
+        if environment is not None:
+            _check_environment(trajectory, environment, kwargs or {}, f"{path}, line {number}")
+        trajectories.append(trajectory)
+        if limit is not None and len(trajectories) == limit:
+            break
+    if not trajectories:
+        raise ExpertFileError(
+            f"Expert file {str(path)!r} holds no trajectory. Record one with `verl-ee experts record`."
+        )
+    return ExpertFile(path, hashlib.sha256(content).hexdigest(), tuple(trajectories))
+
+
+def _to_json(trajectory: ExpertTrajectory) -> dict[str, Any]:
+    return {
+        "schema": f"{SCHEMA}/{VERSION}",
+        "environment": {
+            "id": trajectory.environment,
+            "version": trajectory.version,
+            "kwargs": dict(trajectory.kwargs),
+        },
+        "task": trajectory.task,
+        "seed": trajectory.seed,
+        "instruction": trajectory.instruction,
+        "success": trajectory.success,
+        "steps": [asdict(step) for step in trajectory.steps],
+        "final_observation": trajectory.final_observation,
+    }
+
+
+def _parse_line(line: bytes, where: str, closed: bool) -> ExpertTrajectory:
+    row = parse_object(line, where, closed, ExpertFileError, "Record it again.")
+    check_schema(row, SCHEMA, VERSION, where, ExpertFileError)
+    _check_keys(row, _KEYS, where)
+    environment = _typed(row, "environment", dict, where)
+    _check_keys(environment, {"id", "version", "kwargs"}, f"{where}, environment")
+    if environment.get("kwargs") is not None:
+        _typed(environment, "kwargs", dict, f"{where}, environment")
+    steps = _typed(row, "steps", list, where)
+    if not steps:
+        raise ExpertFileError(f"{where}: 'steps' is empty; a trajectory has at least one step.")
+    return ExpertTrajectory(
+        environment=_typed(environment, "id", str, f"{where}, environment"),
+        version=str(environment.get("version", "")),
+        kwargs=environment.get("kwargs") or {},
+        task=_typed(row, "task", str, where),
+        seed=None if row.get("seed") is None else _typed(row, "seed", int, where),
+        instruction=_typed(row, "instruction", str, where),
+        steps=tuple(_parse_step(step, f"{where}, step {index}") for index, step in enumerate(steps)),
+        final_observation=_typed(row, "final_observation", str, where),
+        success=_typed(row, "success", bool, where),
+    )
+
+
+def _parse_step(step: Any, where: str) -> ExpertStep:
+    if not isinstance(step, dict):
+        raise ExpertFileError(f"{where}: expected a JSON object, found {type(step).__name__}.")
+    _check_keys(step, _STEP_KEYS, where)
+    admissible = step.get("admissible_actions")
+    if admissible is not None and not (isinstance(admissible, list) and all(isinstance(a, str) for a in admissible)):
+        raise ExpertFileError(f"{where}: 'admissible_actions' must be null or a list of strings.")
+    thought = step.get("thought")
+    if thought is not None and not isinstance(thought, str):
+        raise ExpertFileError(f"{where}: 'thought' must be null or a string, found {type(thought).__name__}.")
+    return ExpertStep(
+        observation=_typed(step, "observation", str, where),
+        action=_typed(step, "action", str, where),
+        thought=thought,
+        admissible_actions=None if admissible is None else tuple(admissible),
+    )
+
+
+def _check_environment(trajectory: ExpertTrajectory, environment: str, kwargs: Mapping[str, Any], where: str) -> None:
+    if trajectory.environment != environment:
+        raise ExpertFileError(
+            f"{where}: recorded in {trajectory.environment!r}, but early_experience.environment.id is {environment!r}. "
+            "Use the environment of the file, or another file."
+        )
+    installed = version_of(environment)
+    if trajectory.version != installed:
+        raise ExpertFileError(
+            f"{where}: recorded in version {trajectory.version} of {environment}; version {installed} is installed. "
+            "Record it again."
+        )
+    asked = arguments(environment, kwargs)
+    try:
+        recorded = arguments(environment, trajectory.kwargs)
+    except EnvError as error:
+        raise ExpertFileError(f"{where}: {error}") from None
+    if recorded != asked:
+        raise ExpertFileError(
+            f"{where}: recorded with environment arguments {recorded}, but early_experience.environment.kwargs gives "
+            f"{asked}. Use the same."
+        )

@@ -1,0 +1,48 @@
+"""Task files: the rows that verl's data loader hands to the agent loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from verl_ee.experience.files.atomic import atomic
+from verl_ee.prompts.state import EpisodeHistory
+from verl_ee.prompts.text import render_policy
+
+AGENT_NAME = "early_experience"
+
+
+def write_tasks(path: Path, env: gymnasium.Env[str, str], tasks: Iterable[tuple[str, str]]) -> int:
+    """Write tasks as a Parquet file for `data.train_files` or `data.val_files`, and return their number.
+
+    A row's `prompt` is the first state of the task, so verl's single-turn agent can use the file too; `agent_name`
+    selects the multi-turn agent loop, and `extra_info.task` is what it plays.
+
+    Args:
+        path: the file.
+        env: where the tasks come from.
+        tasks: pairs of split and task id; the split ends the row's `data_source`, by which verl groups its metrics.
+    """
+    name = (env.spec.id if env.spec else type(env.unwrapped).__name__).rsplit("/", 1)[-1].lower()
+    rows: list[dict[str, Any]] = []
+    for index, (split, task) in enumerate(tasks):
+        observation, info = env.reset(options={"task": task})
+        state = EpisodeHistory(info["task"], 0).state(observation, info.get("admissible_actions"))
+        rows.append(
+            {
+                "data_source": f"{name}/{split}",
+                "agent_name": AGENT_NAME,
+                "prompt": render_policy(state),
+                "ability": "agent",
+                "reward_model": {"style": "rule", "ground_truth": ""},
+                "extra_info": {"index": index, "task": task, "split": split},
+            }
+        )
+    with atomic(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows), temporary)
+    return len(rows)

@@ -1,0 +1,115 @@
+"""Files of examples as text: the authors' three files, Parquet for verl's SFT trainer, and the rows file of a run.
+
+Each holds conversations in OpenAI form, described in docs/data.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from verl_ee.config.models import Objective
+from verl_ee.errors import ExampleFileError
+from verl_ee.experience.files.atomic import atomic
+from verl_ee.experience.files.json_lines import check_schema, read_objects
+from verl_ee.objectives.rows import Row, Turns, row_to_json, rows_from_json
+
+SCHEMA = "verl_ee.examples"
+VERSION = 1
+STEMS: dict[Objective, str] = {"imitation": "expert_sft", "world_model": "iwm_sft", "reflection": "reflection_sft"}
+"""Names of the three files."""
+PARQUET = pa.schema(
+    [
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("objective", pa.string()),
+        ("provenance", pa.string()),
+    ]
+)
+_FIX = "Repair it, or make the file again."
+
+
+def export_messages(folder: Path, rows: Mapping[Objective, Iterable[Row]]) -> dict[Path, int]:
+    """Write the three files, those for which there are rows, and return how many each has."""
+    counts = {}
+    for objective, found in rows.items():
+        path = folder / f"{STEMS[objective]}.jsonl"
+        with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            counts[path] = sum(1 for row in found if file.write(_line(row_to_json(row))))
+    return counts
+
+
+def export_parquet(folder: Path, rows: Mapping[Objective, Iterable[Row]]) -> dict[Path, int]:
+    """Write a Parquet file per objective, for verl's SFT trainer, and return how many rows each has."""
+    counts = {}
+    for objective, found in rows.items():
+        path = folder / f"{objective}.parquet"
+        table = pa.Table.from_pylist([row_to_json(row) for row in found], PARQUET)
+        with atomic(path) as temporary:
+            pq.write_table(table, temporary)
+        counts[path] = table.num_rows
+    return counts
+
+
+def import_messages(path: Path, turns: Turns | None = None) -> Iterator[Row]:
+    """Yield the rows of the three files in a folder, or of a single file in that form.
+
+    Args:
+        path: folder or file; how the name of a file begins tells the objective of rows that do not say it.
+        turns: which messages of the assistant are learned where a conversation has several: the last, or all.
+
+    Raises:
+        ExampleFileError: with file, line, what is wrong and what to do.
+    """
+    names = [f"{stem}.jsonl" for stem in STEMS.values()]
+    files = [path / name for name in names if (path / name).exists()] if path.is_dir() else [path]
+    if not files:
+        raise ExampleFileError(f"{path} holds none of {', '.join(names)}. Name a folder that does, or files.")
+    for file in files:
+        objective = next((name for name, stem in STEMS.items() if file.name.startswith(stem)), None)
+        for where, item in read_objects(file, ExampleFileError, _FIX):
+            yield from rows_from_json(item, where, objective, turns, file.name + where.removeprefix(str(file)))
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> Counter[Objective]:
+    """Write a rows file and return how many rows each objective has.
+
+    Raises:
+        ExampleFileError: if there is none.
+    """
+    counts: Counter[Objective] = Counter()
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(_line({"schema": f"{SCHEMA}/{VERSION}", **row_to_json(row)}))
+            counts[row.objective] += 1
+        if not counts:
+            raise ExampleFileError(f"Nothing to write to {path}: no row was given. Name files that hold some.")
+    return counts
+
+
+def read_rows(path: str | Path | None) -> dict[Objective, list[Row]]:
+    """Read a rows file, by objective; an objective without rows is not there. No path gives nothing.
+
+    Raises:
+        ExampleFileError: with file, line, what is wrong and what to do.
+    """
+    rows: dict[Objective, list[Row]] = {}
+    if path is None:
+        return rows
+    path = Path(path).expanduser()
+    for where, item in read_objects(path, ExampleFileError, _FIX):
+        check_schema(item, SCHEMA, VERSION, where, ExampleFileError)
+        del item["schema"]
+        for row in rows_from_json(item, where, None, "last", ""):
+            rows.setdefault(row.objective, []).append(row)
+    if not rows:
+        raise ExampleFileError(f"{path} holds no row. Make it with `verl-ee import`.")
+    return rows
+
+
+def _line(item: Mapping[str, object]) -> str:
+    return json.dumps(item, ensure_ascii=False) + "\n"

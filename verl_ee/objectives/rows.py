@@ -1,0 +1,169 @@
+"""Training examples as text: chat messages to read, and the assistant's message that is learned.
+
+Whatever is trained on is a row first. A job encodes rows with its tokenizer; an export writes them as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from verl_ee.config.models import Objective
+from verl_ee.envs import ExpertTrajectory
+from verl_ee.errors import ExampleFileError, did_you_mean
+from verl_ee.experience.expert_states import expert_states
+from verl_ee.experience.files.json_lines import check_keys, typed_value
+from verl_ee.experience.store import ExecutedBranch
+from verl_ee.objectives.reflection.rationales import Rationale
+from verl_ee.objectives.targets import TargetBuilder, raw_target
+from verl_ee.prompts.text import Message, render_outcome, render_policy, render_response, render_world_model
+
+Turns = Literal["last", "all"]
+ROLES = ("system", "user", "assistant")
+_KEYS = ("messages", "objective", "provenance", "metadata", "tools")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example, not yet encoded.
+
+    Attributes:
+        prompt: messages that are only read, at least one.
+        target: text of the assistant's message that is learned.
+        objective: the objective it belongs to.
+        provenance: where it comes from.
+    """
+
+    prompt: tuple[Message, ...]
+    target: str
+    objective: Objective
+    provenance: str = ""
+
+    @property
+    def messages(self) -> list[Message]:
+        """The whole conversation; its last message is learned."""
+        return [*self.prompt, {"role": "assistant", "content": self.target}]
+
+
+def imitation_rows(trajectories: Iterable[ExpertTrajectory], history_length: int) -> Iterator[Row]:
+    """Yield one row per expert step: the state, then the expert's thought (if it has one) and action."""
+    for index, trajectory in enumerate(trajectories):
+        for step, state in enumerate(expert_states(trajectory, history_length)):
+            expert = trajectory.steps[step]
+            response = render_response(expert.action, expert.thought)
+            yield Row(tuple(render_policy(state)), response, "imitation", f"trajectory {index}, step {step}")
+
+
+def reflection_rows(
+    trajectories: Sequence[ExpertTrajectory], reflections: Iterable[Rationale], history_length: int
+) -> Iterator[Row]:
+    """Yield one row per accepted rationale: the state, then the rationale and the expert's action (equation 4).
+
+    The action is attached here, as the expert took it; neither alternatives nor outcomes are in the input.
+    """
+    states = [expert_states(trajectory, history_length) for trajectory in trajectories]
+    for item in reflections:
+        if item.accepted:
+            action = trajectories[item.trajectory].steps[item.step].action
+            prompt = render_policy(states[item.trajectory][item.step])
+            provenance = f"trajectory {item.trajectory}, step {item.step}, {item.writer}"
+            yield Row(tuple(prompt), render_response(action, item.text), "reflection", provenance)
+
+
+def world_model_rows(
+    trajectories: Sequence[ExpertTrajectory],
+    outcomes: Iterable[ExecutedBranch],
+    history_length: int,
+    target: TargetBuilder = raw_target,
+) -> Iterator[Row]:
+    """Yield one row per branch: the state and an action, then what it led to (equation 3).
+
+    An expert's thoughts are no part of a state, so they are not in the input.
+    """
+    states = [expert_states(trajectory, history_length) for trajectory in trajectories]
+    for outcome in outcomes:
+        state = states[outcome.trajectory][outcome.step]
+        prompt = render_world_model(state, outcome.action)
+        provenance = f"trajectory {outcome.trajectory}, step {outcome.step}, {outcome.transition[:12]}"
+        yield Row(tuple(prompt), render_outcome(target(state, outcome)), "world_model", provenance)
+
+
+def row_to_json(row: Row) -> dict[str, Any]:
+    """Return a row as a JSON object."""
+    return {"messages": row.messages, "objective": row.objective, "provenance": row.provenance}
+
+
+def rows_from_json(
+    item: Mapping[str, Any], where: str, objective: Objective | None, turns: Turns | None, provenance: str
+) -> Iterator[Row]:
+    """Yield the rows of a JSON object: one, or one per message of the assistant.
+
+    Args:
+        item: `messages`; `objective` and `provenance`, which may be left out; `metadata`, which is not read.
+        where: file and line, for messages.
+        objective: of the file; None where each object says its own.
+        turns: which messages of the assistant are learned if there are several; None refuses such a conversation.
+        provenance: of an object that does not say its own.
+
+    Raises:
+        ExampleFileError: with file, line, what is wrong and what to do.
+    """
+    check_keys(item, _KEYS, where, ExampleFileError)
+    if item.get("tools"):
+        raise ExampleFileError(
+            f"{where}: 'tools' are not rendered. Write them into the system message, and drop the key."
+        )
+    objective = _objective(item, objective, where)
+    provenance = (
+        provenance if item.get("provenance") is None else typed_value(item, "provenance", str, where, ExampleFileError)
+    )
+    listed = typed_value(item, "messages", list, where, ExampleFileError)
+    messages = [_message(listed[index], index, f"{where}, message {index + 1}") for index in range(len(listed))]
+    replies = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if not replies or replies[-1] != len(messages) - 1:
+        raise ExampleFileError(
+            f"{where}: the last message is not the assistant's, so nothing is learned. Drop the line."
+        )
+    if len(replies) > 1 and turns is None:
+        raise ExampleFileError(
+            f"{where}: {len(replies)} messages are the assistant's. Say which are learned: --turns last if the row is "
+            "one state with its past, --turns all if it is a whole episode."
+        )
+    for index in replies if turns == "all" else replies[-1:]:
+        origin = f"{provenance}, message {index + 1}" if turns == "all" and len(replies) > 1 else provenance
+        if not messages[index]["content"].strip():
+            raise ExampleFileError(f"{where}, message {index + 1}: there is no text to learn. Drop the line.")
+        if index == 0 or messages[index - 1]["role"] != "user":
+            raise ExampleFileError(
+                f"{where}, message {index + 1}: the assistant answers no user. Put its message first."
+            )
+        yield Row(tuple(messages[:index]), messages[index]["content"], objective, origin)
+
+
+def _objective(item: Mapping[str, Any], objective: Objective | None, where: str) -> Objective:
+    given = item.get("objective")
+    if given is None and objective is None:
+        raise ExampleFileError(
+            f"{where}: the objective is not known. Add the key 'objective' ({', '.join(get_args(Objective))}), or give "
+            "the file the name of one of the three."
+        )
+    if given is not None and given not in get_args(Objective):
+        raise ExampleFileError(f"{where}: unknown objective {given!r}. {did_you_mean(str(given), get_args(Objective))}")
+    if given is not None and objective is not None and given != objective:
+        raise ExampleFileError(
+            f"{where}: objective {given!r} in a file of {objective!r}. Move the line to its own file."
+        )
+    return objective if given is None else given  # type: ignore[return-value]
+
+
+def _message(message: Any, index: int, where: str) -> Message:
+    if not isinstance(message, dict):
+        raise ExampleFileError(f"{where}: expected a JSON object, found {type(message).__name__}.")
+    check_keys(message, ("role", "content"), where, ExampleFileError)
+    role = typed_value(message, "role", str, where, ExampleFileError)
+    if role not in ROLES:
+        raise ExampleFileError(f"{where}: unknown role {role!r}. {did_you_mean(role, ROLES)} Only text is learned.")
+    if role == "system" and index > 0:
+        raise ExampleFileError(f"{where}: only the first message may be the system's.")
+    return {"role": role, "content": typed_value(message, "content", str, where, ExampleFileError)}

@@ -1,0 +1,13 @@
+"""The form in which two actions are compared."""
+
+from __future__ import annotations
+
+import re
+
+
+def canonical(action: str) -> str:
+    """Return the form in which two actions are compared: outer quotes, spaces and the full stop removed."""
+    text, before = re.sub(r"\s+", " ", action), None
+    while text != before:
+        before, text = text, text.strip().strip("\"'`").strip().rstrip(".").strip()
+    return text

@@ -1,0 +1,53 @@
+"""What an agent sees before it acts, the same for experts, rollouts and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One past step: what was observed, then what was done."""
+
+    observation: str
+    action: str
+
+
+@dataclass(frozen=True)
+class State:
+    """All that an agent may see before it acts.
+
+    Attributes:
+        task: what the agent was asked to do.
+        history: past turns, oldest first, already cut to the length that is shown.
+        observation: the latest observation.
+        admissible_actions: actions that the environment lists, or None where it cannot.
+    """
+
+    task: str
+    history: tuple[Turn, ...]
+    observation: str
+    admissible_actions: tuple[str, ...] | None = None
+
+
+def recent(history: Sequence[Turn], length: int) -> tuple[Turn, ...]:
+    """Return the last `length` turns, oldest first."""
+    return tuple(history[-length:]) if length > 0 else ()
+
+
+class EpisodeHistory:
+    """The history of one episode, and the states that follow from it."""
+
+    def __init__(self, task: str, history_length: int) -> None:
+        self._task, self._length = task, history_length
+        self._history: list[Turn] = []
+
+    def state(self, observation: str, admissible_actions: Sequence[str] | None) -> State:
+        """Return the state in which `observation` is the latest."""
+        admissible = None if admissible_actions is None else tuple(admissible_actions)
+        return State(self._task, recent(self._history, self._length), observation, admissible)
+
+    def act(self, observation: str, action: str) -> None:
+        """Record that `action` was taken after `observation`."""
+        self._history.append(Turn(observation, action))

@@ -1,0 +1,64 @@
+"""The demonstrations of a job: checked before it starts, recorded once, and kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from verl_ee.config import EarlyExperienceConfig, Objective, built
+from verl_ee.config.models import ROOT
+from verl_ee.errors import ConfigError, ExampleFileError
+from verl_ee.objectives.recordings import Recording, read_recording, read_responses, write_recording
+from verl_ee.trainer.rollout.recorder import record
+
+
+def recorded(store: Path, path: Path, config: DictConfig, max_dropped: float) -> Recording:
+    """Return what is recorded in a file, which is made if it does not hold these demonstrations.
+
+    A job that is resumed so learns from the same examples, whatever a tool would answer by then.
+
+    Args:
+        store: the file.
+        path: the demonstrations.
+        config: of verl.
+        max_dropped: share of the rows that may fail.
+
+    Raises:
+        ExampleFileError: if a file is broken.
+        ExampleError: if more rows fail than allowed.
+    """
+    try:
+        source = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ExampleFileError(f"{path} cannot be read ({error.strerror}). Name an existing file.") from None
+    found = read_recording(store, source)
+    if found is None:
+        found = record(path, config, max_dropped)
+        write_recording(store, found, source)
+    return found
+
+
+def check_demonstrations(config: EarlyExperienceConfig, given: Collection[Objective] = ()) -> None:
+    """Refuse demonstrations that cannot be read, that no stage learns, or that another file replaces.
+
+    Args:
+        config: of the job.
+        given: objectives that `examples` has rows of.
+
+    Raises:
+        ConfigError: naming the keys.
+        ExampleFileError: naming file and row.
+    """
+    if config.demonstrations is None:
+        return
+    key = f"{ROOT}.demonstrations={config.demonstrations!r}"
+    if "imitation" in given:
+        raise ConfigError(f"{key}, but {ROOT}.examples={config.examples!r} has rows of imitation too. Drop either.")
+    if "imitation" not in built(config):
+        raise ConfigError(
+            f"{key}, but no stage learns imitation. Add it to the objectives of a stage, or drop the key."
+        )
+    read_responses(Path(config.demonstrations).expanduser())
