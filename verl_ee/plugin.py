@@ -18,7 +18,7 @@ FLAG = "VERL_EE"
 
 def _register_trainer(_: ModuleType) -> None:
     import verl_ee.trainer.agent_loop
-    import verl_ee.trainer.modes  # noqa: F401
+    import verl_ee.trainer.trainer_modes  # noqa: F401
 
 
 def _register_configs(_: ModuleType) -> None:

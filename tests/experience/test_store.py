@@ -19,9 +19,8 @@ from verl_ee.errors import StoreError
 from verl_ee.experience.branching.protocol import Usage
 from verl_ee.experience.collecting.proposal_journal import DecidedState, ProposalJournal
 from verl_ee.experience.collecting.transition_cache import TransitionCache
-from verl_ee.experience.files.parquet import VERSION, write_table
+from verl_ee.experience.files.parquet import VERSION, read_provenance, write_table
 from verl_ee.experience.proposers import Proposal
-from verl_ee.experience.files.parquet import read_provenance
 from verl_ee.experience.store import (
     BRANCHES,
     TRANSITION_SCHEMA,

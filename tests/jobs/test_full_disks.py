@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from support import actors, mid_training_runs
-from test_actor import rows  # noqa: F401  (a fixture)
 
 from verl_ee.envs.household.env import Household
 from verl_ee.errors import ConfigError
@@ -38,14 +37,14 @@ def resize(disk: Path, size: str) -> None:
     assert mount("-o", f"remount,size={size}", str(disk))
 
 
-def train(rows: mid_training_runs.Rows, folder: Path, into: Path) -> Any:  # noqa: F811
+def train(rows: mid_training_runs.Rows, folder: Path, into: Path) -> Any:
     return actors.run(
         "mid_train", 1, folder, script=mid_training_runs.__file__, rows=rows, into=str(into), save_freq=2
     )[0]
 
 
 def test_a_full_disk_costs_what_came_after_the_newest_checkpoint(
-    rows: mid_training_runs.Rows,  # noqa: F811
+    rows: mid_training_runs.Rows,
     disk: Path,
     tmp_path: Path,
 ) -> None:

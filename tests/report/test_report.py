@@ -348,7 +348,7 @@ def test_a_report_needs_neither_verl_nor_torch() -> None:
 
 
 def test_the_example_of_the_data_page_is_an_expert_file(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     section = page.split("## Expert file")[1]
     example = re.findall(r"```json\n(.*?)```", section, flags=re.DOTALL)[0]
     path = tmp_path / "experts.jsonl"

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "examples" / "tiny_base" / "model"
 
 
@@ -37,6 +37,7 @@ def run(
             "MASTER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
             "VERL_USE_EXTERNAL_PLUGINS": plugins,
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")])),
         }
         command = [sys.executable, script, program, str(folder)]
         processes.append(

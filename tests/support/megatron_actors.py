@@ -175,9 +175,7 @@ def group(batches: list[list[Row]], stage: Any, tp: int, pp: int) -> Any:
 
 
 if __name__ == "__main__":
-    os.environ["VERL_USE_EXTERNAL_MODULES"] = "megatron_cpu"
-    # Ray's workers import the hurdles too.
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    os.environ["VERL_USE_EXTERNAL_MODULES"] = "support.megatron_cpu"
     program, where = sys.argv[1], Path(sys.argv[2])
     result = globals()[program](**pickle.loads((where / "arguments.pkl").read_bytes()))
     (where / f"result{os.environ['RANK']}.pkl").write_bytes(pickle.dumps(result))

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from support import actors, mid_training_runs
-from test_actor import rows  # noqa: F401  (a fixture)
 
 from verl_ee.errors import StageError
 from verl_ee.run.folder import RunFolder
@@ -31,14 +30,14 @@ def program(name: str, folder: Path, **arguments: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(rows: mid_training_runs.Rows, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:  # noqa: F811
+def undisturbed(rows: mid_training_runs.Rows, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """Both stages without a kill."""
     folder = tmp_path_factory.mktemp("undisturbed")
     return folder / "run", program("mid_train", folder, rows=rows, into=str(folder / "run"), save_freq=2)
 
 
 @pytest.fixture(scope="module")
-def killed(rows: mid_training_runs.Rows, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[int]]:  # noqa: F811
+def killed(rows: mid_training_runs.Rows, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[int]]:
     """Both stages, killed at four points: folder, result, and the step that each attempt began with."""
     folder = tmp_path_factory.mktemp("killed")
     arguments = {"rows": rows, "into": str(folder / "run"), "save_freq": 2}
@@ -110,7 +109,7 @@ def test_other_examples_are_refused_and_trained_again_by_force(tmp_path: Path) -
 
 @pytest.mark.parametrize("overrides", [(), mid_training_runs.LORA], ids=["full", "lora"])
 def test_reference_is_the_handed_over_policy(
-    rows: mid_training_runs.Rows,  # noqa: F811
+    rows: mid_training_runs.Rows,
     tmp_path: Path,
     overrides: tuple[str, ...],
 ) -> None:
@@ -131,7 +130,7 @@ def test_reference_is_the_handed_over_policy(
 
 
 @pytest.mark.parametrize(("strategy", "workers"), [("fsdp2", 2), ("fsdp", 1), ("fsdp", 2)])
-def test_other_backbones(rows: mid_training_runs.Rows, tmp_path: Path, strategy: str, workers: int) -> None:  # noqa: F811
+def test_other_backbones(rows: mid_training_runs.Rows, tmp_path: Path, strategy: str, workers: int) -> None:
     overrides = (f"actor_rollout_ref.actor.strategy={strategy}",)
     arguments = {"rows": rows, "into": str(tmp_path / "run"), "overrides": overrides}
     found = actors.run("backbone", workers, tmp_path / "work", script=mid_training_runs.__file__, **arguments)

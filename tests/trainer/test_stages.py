@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import verl_ee.trainer.sources as module
 from omegaconf import OmegaConf
 from support.game_collections import write_here
 from support.jobs import ROOT
 from transformers import AutoTokenizer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
+import verl_ee.trainer.data_preparation as module
 from verl_ee.config import parse
 from verl_ee.config.group import compose
 from verl_ee.envs.household.env import Household

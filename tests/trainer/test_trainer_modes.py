@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import verl_ee.trainer.modes  # noqa: F401  (registers them)
 from support.jobs import Job, run_recipe
 from test_refusals import check, overrides  # noqa: F401  (a fixture)
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.trainer.ppo.v1 import get_trainer_cls
 
+import verl_ee.trainer.trainer_modes  # noqa: F401  (registers them)
 from verl_ee.config.group import TRAINER_MODES
 from verl_ee.trainer.actor.worker import EarlyExperienceWorker
 from verl_ee.trainer.trainer import EarlyExperience

@@ -17,7 +17,7 @@ from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ConfigError, StageError, StoreError, not_yaml
 from verl_ee.experience.expert_files import ExpertFile, load_experts
 from verl_ee.experience.provenance import provenance_of
-from verl_ee.experience.files.parquet import read_provenance
+from verl_ee.experience.store import read_provenance
 from verl_ee.objectives.reflection.rationales import Rationale, read_rationales
 from verl_ee.objectives.row_files import STEMS, read_rows
 from verl_ee.objectives.rows import Row

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from verl_ee.errors import StoreError
 from verl_ee.experience.files.atomic import digest
-from verl_ee.experience.files.parquet import read_table, write_table
+from verl_ee.experience.files.parquet import read_metadata, read_table, write_table
 from verl_ee.prompts.actions import canonical
 
 TRANSITIONS, BRANCHES = "transitions.parquet", "branches.parquet"
@@ -116,6 +116,15 @@ def write_store(
     asked = sorted(branches, key=lambda b: (b.trajectory, b.step, b.order))
     write_table(folder / TRANSITIONS, [row_of(fact) for fact in facts], TRANSITION_SCHEMA, provenance)
     write_table(folder / BRANCHES, [row_of(branch) for branch in asked], BRANCH_SCHEMA, provenance)
+
+
+def read_provenance(folder: Path) -> dict[str, str]:
+    """Return what identifies the collection that made a store.
+
+    Raises:
+        StoreError: if the store cannot be read.
+    """
+    return read_metadata(folder / BRANCHES)
 
 
 def read_branches(folder: Path) -> list[ExecutedBranch]:

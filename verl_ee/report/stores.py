@@ -10,8 +10,7 @@ from typing import Any
 
 from verl_ee.experience.files.parquet import read_table
 from verl_ee.experience.proposers import EXPERT
-from verl_ee.experience.files.parquet import read_provenance
-from verl_ee.experience.store import BRANCH_SCHEMA, BRANCHES, TRANSITION_SCHEMA, TRANSITIONS
+from verl_ee.experience.store import BRANCH_SCHEMA, BRANCHES, TRANSITION_SCHEMA, TRANSITIONS, read_provenance
 from verl_ee.report.tables import aligned
 
 Row = Mapping[str, Any]

@@ -24,7 +24,7 @@ from verl_ee.errors import ConfigError, EnvError, did_you_mean
 from verl_ee.experience.cost import read_prices
 from verl_ee.experience.expert_files import ExpertFile, load_experts
 from verl_ee.experience.provenance import provenance_of
-from verl_ee.experience.files.parquet import read_provenance
+from verl_ee.experience.store import read_provenance
 from verl_ee.objectives.endpoint import check_endpoint
 from verl_ee.objectives.reflection.gates import GATES
 from verl_ee.objectives.row_files import read_rows

@@ -65,7 +65,9 @@ def test_an_environment_that_declares_nothing_is_tried_along_the_whole_sample() 
 
 def test_an_environment_that_declares_against_it_is_replayed() -> None:
     assert chosen(Game, forkable=False) == ("replay", Usage())
-    with pytest.raises(EnvError, match=r"--restore=fork, but .*Game-v0 cannot be forked.*forkable = False.*--restore=auto"):
+    with pytest.raises(
+        EnvError, match=r"--restore=fork, but .*Game-v0 cannot be forked.*forkable = False.*--restore=auto"
+    ):
         chosen(Game, "fork", forkable=False)
 
 

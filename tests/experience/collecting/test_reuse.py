@@ -95,7 +95,7 @@ class Driver:
         )
         self.gate.mkdir(exist_ok=True)
         self.log.touch()
-        command = [sys.executable, killed_collections.__file__, program, self.store, self.gate, self.log]
+        command = [sys.executable, "-m", "support.killed_collections", program, self.store, self.gate, self.log]
         with self.output.open("w") as output:
             # What Ray starts inherits the output: a pipe would stay open as long as that lives.
             self.process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=subprocess.STDOUT)

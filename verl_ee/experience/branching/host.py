@@ -16,11 +16,11 @@ from typing import IO, Any
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.envs import make
 from verl_ee.errors import EarlyExperienceError
-from verl_ee.experience.branching.fork import process_resources
-from verl_ee.experience.branching.restore import choose_restore
 from verl_ee.experience.branching.brancher import branch
+from verl_ee.experience.branching.fork import process_resources
 from verl_ee.experience.branching.host_meter import HostMeter
 from verl_ee.experience.branching.protocol import STATE_RESULT, TRAJECTORY, WORK_UNIT, read_message, write_message
+from verl_ee.experience.branching.restore import choose_restore
 from verl_ee.experience.branching.session import EnvironmentSession
 
 BEGIN, READY, FATAL, DONE = "begin", "ready", "fatal", "done"

@@ -32,12 +32,12 @@ from verl_ee.experience.cost import Cost
 from verl_ee.experience.files.atomic import write_json
 from verl_ee.experience.proposers import EXPERT, Proposal, Proposer
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.experience.files.parquet import read_provenance
 from verl_ee.experience.store import (
     BRANCHES,
     TRANSITIONS,
     Branch,
     Transition,
+    read_provenance,
     transition_key,
     write_store,
 )

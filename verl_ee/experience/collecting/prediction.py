@@ -68,7 +68,9 @@ def predict(
     """
     from verl_ee.experience.branching.workers import worker_count
 
-    facts = TransitionCache(folder / "parts" / "transitions" if config.cache is None else Path(config.cache).expanduser())
+    facts = TransitionCache(
+        folder / "parts" / "transitions" if config.cache is None else Path(config.cache).expanduser()
+    )
     plan = CollectionPlan(trajectories, config, facts, ProposalJournal(folder / "parts" / "proposals"))
     exact = all([plan.decide(ref) for ref in plan.refs()])
     units = [unit for index in range(len(trajectories)) if (unit := plan.unit(index)) is not None]

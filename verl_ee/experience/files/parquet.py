@@ -11,19 +11,18 @@ import pyarrow.parquet as pq
 
 from verl_ee.errors import StoreError
 from verl_ee.experience.files.atomic import atomic
-from verl_ee.experience.store import BRANCHES
 
 VERSION = 2
 _PREFIX, _SCHEMA = "verl_ee.", "verl_ee.schema"
 
 
-def read_provenance(folder: Path) -> dict[str, str]:
-    """Return what a store says about the run that made it.
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the provenance that `write_table` put into a file, its schema version included.
 
     Raises:
-        StoreError: if it cannot be read.
+        StoreError: if the file is missing, broken or of another version.
     """
-    metadata = _table(folder / BRANCHES).schema.metadata or {}
+    metadata = _table(path).schema.metadata or {}
     named = {key.decode(): value.decode() for key, value in metadata.items()}
     return {key.removeprefix(_PREFIX): value for key, value in named.items() if key.startswith(_PREFIX)}
 
