@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,25 +17,21 @@ import verl_ee
 ROOT = Path(verl_ee.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 TESTS = sorted(Path(__file__).parent.rglob("*.py"))
-BELOW = {
-    "errors": set(),
-    "config": {"errors"},
-    "envs": {"errors", "config"},
-    "experience": {"errors", "config", "envs"},
-    "objectives": {"errors", "config", "envs", "experience"},
-    "trainer": {"errors", "config", "envs", "experience", "objectives"},
-    "report": {"errors", "config", "envs", "experience", "objectives"},
-    "plugin": {"errors", "config", "envs", "experience", "objectives", "trainer"},
-    "cli": {"errors", "config", "envs", "experience", "objectives", "trainer", "report", "plugin"},
-}
+ORDER = ("errors", "config", "envs", "prompts", "experience", "objectives", "run", "report", "trainer", "plugin", "cli")
+"""Rooms from the lowest to the highest; `report` and `trainer` stand side by side."""
+BELOW = {room: set(ORDER[:index]) for index, room in enumerate(ORDER)}
+BELOW["envs"] -= {"config"}
+BELOW["trainer"] -= {"report"}
+BELOW["plugin"] -= {"report"}
 """What each room may import besides itself."""
 HEAVY = {
     "verl": ["trainer/"],
     "vllm": ["trainer/"],
-    "ray": ["trainer/", "experience/workers.py"],
+    "ray": ["trainer/", "experience/branching/workers.py"],
     "torch": ["trainer/", "objectives/loss.py"],
 }
 """Where a heavy package may be imported."""
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def name_of(path: Path) -> str:
@@ -112,8 +110,55 @@ def test_importing_the_lower_rooms_loads_nothing_heavy() -> None:
     assert run.stdout == "[]\n", run.stdout + run.stderr
 
 
+def lines_of(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
 @pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: path.relative_to(ROOT.parent).as_posix())
 def test_a_file_says_what_it_is_and_stays_short(path: Path) -> None:
-    text = path.read_text()
-    assert (ast.get_docstring(ast.parse(text)) or "").strip()
-    assert len(text.splitlines()) <= 400
+    docstring = (ast.get_docstring(ast.parse(path.read_text())) or "").strip()
+    assert len(docstring) > 10
+    assert lines_of(path) <= (300 if path in FILES else 400)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_function_fits_a_screen(path: Path) -> None:
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, FUNCTIONS)]
+    assert {node.name: size for node in functions if (size := node.end_lineno - node.lineno + 1) > 60} == {}
+
+
+def test_a_folder_has_few_modules() -> None:
+    counts = Counter(path.parent for path in FILES)
+    assert {name_of(folder): count for folder, count in counts.items() if count > 14} == {}
+
+
+def test_files_and_functions_are_short_in_the_median() -> None:
+    functions = [
+        node.end_lineno - node.lineno + 1
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, FUNCTIONS)
+    ]
+    assert statistics.median(map(lines_of, FILES)) <= 118
+    assert statistics.median(functions) <= 7
+
+
+def annotations(path: Path) -> Iterator[ast.expr]:
+    """Annotations of arguments, returned values, attributes and variables in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, FUNCTIONS):
+            every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+            yield from (argument.annotation for argument in every if argument is not None and argument.annotation)
+            yield from filter(None, [node.returns])
+        elif isinstance(node, ast.AnnAssign):
+            yield node.annotation
+
+
+def says_any(annotation: ast.expr) -> bool:
+    return any(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(annotation))
+
+
+def test_types_say_more_than_any() -> None:
+    every = [annotation for path in FILES for annotation in annotations(path)]
+    assert len(every) > 1000
+    assert sum(map(says_any, every)) <= 0.05 * len(every)

@@ -48,9 +48,23 @@ def changed(key: str, value: Any, name: str = "iwm") -> dict[str, Any]:
     node = keys
     *path, last = key.split(".")
     for part in path:
-        node = node[part]
+        node = node.setdefault(part, {})
     node[last] = value
     return keys
+
+
+def parses_without(keys: Mapping[str, Any], key: str) -> object:
+    """What is parsed if one key is left out, or None if it is required."""
+    rest: dict[str, Any] = copy.deepcopy(dict(keys))
+    node = rest
+    *path, last = key.split(".")
+    for part in path:
+        node = node[part]
+    del node[last]
+    try:
+        return parse(rest)
+    except ConfigError:
+        return None
 
 
 def refusal(keys: Mapping[str, Any]) -> str:
@@ -67,12 +81,39 @@ def test_the_flag_takes_what_is_shipped() -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_what_is_shipped_parses_and_spells_out_every_key(name: str) -> None:
+def test_what_is_shipped_parses_and_holds_only_what_differs_from_a_default(name: str) -> None:
     keys = keys_of(name)
     config = parse(keys)
     assert config.method == name
     assert list(config.stages) == list(keys["stages"])
-    assert flat(config.model_dump(mode="json")) == flat(keys)
+    whole = flat(config.model_dump(mode="json"))
+    for key, value in flat(keys).items():
+        if value == {}:
+            # A set of branches with nothing but defaults.
+            continue
+        assert whole[key] == value
+        assert parses_without(keys, key) != config
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("iwm", "collect.world_model.k", 8),
+        ("sr", "collect.reflection.k", 3),
+        ("sr", "collect.reflection.alternatives", "policy"),
+        ("sr", "collect.reflection.unlisted", "replace"),
+        ("iwm_sr", "stages.reflection.epochs", 2),
+        ("imitation", "history_length", 8),
+        ("imitation", "max_turns", 30),
+        ("imitation", "save_freq", 500),
+        ("iwm", "world_model.budget", "full"),
+        ("sr", "reflection.min_accepted", 0.0),
+        ("sr", "reflection.writer", "policy"),
+        ("iwm", "hand_over.reference", "mid_trained"),
+    ],
+)
+def test_what_is_shipped_has_the_settings_that_its_page_promises(name: str, key: str, value: object) -> None:
+    assert flat(parse(keys_of(name)).model_dump(mode="json"))[key] == value
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -258,6 +299,52 @@ def test_a_mistyped_override_reaches_our_own_message(job: Path) -> None:
     message = refusal(config["early_experience"])
     assert "early_experience.collect.world_model.kk=3" in message
     assert "Did you mean 'k'" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "now"),
+    [
+        ("collect.world_model.way", "fork", "early_experience.collect.world_model.restore"),
+        ("collect.world_model.facts", "somewhere", "early_experience.collect.world_model.cache"),
+        ("reflection.endpoint", {"url": "http://localhost"}, "early_experience.writers.<name>.endpoint"),
+        ("reflection.temperature", 0.5, "early_experience.writers.<name>.temperature"),
+        ("reflection.max_tokens", 64, "early_experience.writers.<name>.max_tokens"),
+    ],
+)
+def test_an_old_key_is_refused_with_its_new_name(key: str, value: Any, now: str) -> None:
+    message = refusal(changed(key, value))
+    assert len(message.splitlines()) == 1
+    assert message.startswith(f"early_experience.{key}={value!r} is an old key. It is now {now}")
+
+
+def test_a_writer_is_chosen_by_its_name() -> None:
+    server = {"kind": "endpoint", "endpoint": {"url": "http://localhost:1/v1", "model": "m"}, "max_tokens": 9}
+    keys = changed("writers", {"judge": server}) | {"reflection": {"writer": "judge"}}
+    config = parse(keys)
+    writer = config.writer(config.reflection.writer)
+    assert (writer.kind, writer.endpoint.model, writer.max_tokens, writer.temperature) == ("endpoint", "m", 9, 0.9)
+    assert writer.key("endpoint.url") == "early_experience.writers.judge.endpoint.url"
+    policy = config.writer(config.world_model.writer)
+    assert (policy.kind, policy.max_tokens) == ("policy", 1024)
+    assert policy.key("max_tokens") == "early_experience.writers.policy.max_tokens"
+
+
+def test_a_writer_without_an_entry_has_the_defaults_of_its_kind_and_an_entry_replaces_them() -> None:
+    config = parse(changed("writers", {"policy": {"kind": "policy", "temperature": 0.1}}))
+    assert config.writer("policy").temperature == 0.1
+    assert config.writer("template").kind == "template"
+
+
+def test_a_writer_that_nobody_described_is_refused() -> None:
+    message = refusal(changed("reflection.writer", "gpt"))
+    for words in ("early_experience.reflection.writer='gpt'", "policy, template", "early_experience.writers.gpt.kind"):
+        assert words in message
+
+
+def test_a_template_cannot_write_summaries() -> None:
+    message = refusal(changed("world_model", {"target": "summary", "writer": "template"}))
+    for words in ("early_experience.world_model.writer='template'", "kind=endpoint"):
+        assert words in message
 
 
 def test_a_config_error_is_one_of_ours() -> None:
