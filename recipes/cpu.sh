@@ -1,5 +1,6 @@
 # What a verl job needs on a machine without an accelerator; source it, then pass "${CPU[@]}".
 # On a GPU leave it out: verl's defaults are made for one.
+# Environment: CPU_DTYPE (bfloat16, float32) of actor, reference and servers; unset, the processor decides.
 export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}   # GiB of KV cache
 export VLLM_CPU_OMP_THREADS_BIND=${VLLM_CPU_OMP_THREADS_BIND:-nobind}
 # With 1, vLLM's CPU build runs its workers in processes of their own, whatever executor is asked for: what
@@ -22,10 +23,22 @@ CPU=(
   reward.num_workers=1 data.dataloader_num_workers=0
   transfer_queue.backend.SimpleStorage.num_data_storage_units=1
 )
-if ! grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo; then
-  # verl computes in bfloat16 by default, which is slow on a processor without instructions for it.
-  CPU+=(
-    actor_rollout_ref.rollout.dtype=float32
-    "+actor_rollout_ref.actor.fsdp_config.mixed_precision={param_dtype: fp32, reduce_dtype: fp32, buffer_dtype: fp32}"
-  )
+# verl computes in bfloat16 by default, which is slow on a processor without instructions for it.
+if [[ -z ${CPU_DTYPE:-} ]]; then
+  if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo; then CPU_DTYPE=bfloat16; else CPU_DTYPE=float32; fi
 fi
+case $CPU_DTYPE in
+  bfloat16) ;;
+  float32)
+    FP32="{param_dtype: fp32, reduce_dtype: fp32, buffer_dtype: fp32}"
+    CPU+=(
+      actor_rollout_ref.rollout.dtype=float32
+      "+actor_rollout_ref.actor.fsdp_config.mixed_precision=$FP32"
+      "+actor_rollout_ref.ref.fsdp_config.mixed_precision=$FP32"
+    )
+    ;;
+  *)
+    echo "CPU_DTYPE=$CPU_DTYPE does not exist. It is bfloat16, float32, or unset for what the processor is fast at." >&2
+    return 1
+    ;;
+esac

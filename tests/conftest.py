@@ -1,9 +1,10 @@
-"""Fixtures that many checks share: one small job, and a Ray for each module that needs one."""
+"""Fixtures that many tests share: a small job, a job that passes every check, and a Ray for each module in need."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.actor_rows import Rows, household_rows
@@ -30,6 +31,15 @@ def cluster() -> Iterator[None]:
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()
+
+
+@pytest.fixture
+def overrides(tmp_path: Path) -> list[str]:
+    """The command line of a job that passes every check."""
+    # Imports verl, which most tests do without.
+    from support.job_checks import good_job
+
+    return good_job(tmp_path)
 
 
 @pytest.fixture(scope="session")

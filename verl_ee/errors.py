@@ -14,6 +14,10 @@ class EarlyExperienceError(Exception):
     """Base of all errors raised by verl_ee."""
 
 
+ErrorType = type[EarlyExperienceError]
+"""The type of error that a shared function raises for its caller."""
+
+
 class ConfigError(EarlyExperienceError):
     """A key or a combination of keys cannot be served."""
 

@@ -17,7 +17,7 @@ FLAG = "VERL_EE"
 
 
 def _register_trainer(_: ModuleType) -> None:
-    import verl_ee.trainer.agent_loop
+    import verl_ee.trainer.rollout.agent_loop
     import verl_ee.trainer.trainer_modes  # noqa: F401
 
 

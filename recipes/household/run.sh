@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Mid-training and GRPO on the household, in one verl job: recipes/household/run.sh [verl override ...]
-# Environment: METHOD (iwm, imitation, sr, iwm_sr), OUT (folder of the run), MODEL, SEED, DEMOS, EPISODES; the defaults
-# are those of `make demo`.
+# Environment: METHOD (iwm, imitation, sr, iwm_sr), OUT (folder of the run), MODEL, SEED, DEMOS, EPISODES, CONSOLE (full,
+# quiet); the defaults are those of `make demo`, which is quiet.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 METHOD=${METHOD:-iwm}; OUT=$(realpath -m "${OUT:-runs/household}"); SEED=${SEED:-0}
@@ -19,7 +19,7 @@ if python -c 'import torch; raise SystemExit(torch.cuda.is_available())'; then s
 EARLY=(
   early_experience.environment.id=$ENV +early_experience.environment.kwargs.reward=$REWARD
   early_experience.experts="$OUT/data/experts.jsonl"
-  early_experience.max_turns=16
+  early_experience.max_turns=16 early_experience.console="${CONSOLE:-full}"
 )
 RESPONSE=32  # tokens: an action, or a rationale and an action
 stage() {  # a stage of the method, and its epochs

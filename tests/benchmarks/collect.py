@@ -101,7 +101,12 @@ class Bench:
             raise RuntimeError(f"{result}: expected {states * (K + 1)} branches by {restore}, and no fault.")
         if result.cost.env_steps != steps:
             raise RuntimeError(f"{result.cost.env_steps} steps were reported, the environment counted {steps}.")
-        self._compare([(found.step, found.action, found.observation) for found in read_branches(folder)])
+        self._compare(
+            [
+                (found.ref.step, found.outcome.action, found.outcome.observation)
+                for found in read_branches(folder)
+            ]
+        )
         return Run(result, seconds, steps)
 
     def ours(self, restore: str, cost: float) -> Sample:

@@ -157,4 +157,4 @@ def test_the_trainer_neither_collects_nor_reflects_what_the_file_gives(
     trainer._run_stages()
     states = states_of(experts)
     assert learned == {"world_model": 2 * states, "reflection": 2 * states}
-    assert trainer.folder.finished() == ["world_model", "reflection", "hand_over"]
+    assert trainer.folder.finished() == ("world_model", "reflection", "hand_over")

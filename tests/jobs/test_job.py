@@ -42,8 +42,8 @@ def test_store_holds_every_branch_with_provenance(job: Job) -> None:
     expected = sum(1 + min(3, len(s.admissible_actions) - 1) for t in trajectories for s in t.steps)
     assert len(outcomes) == expected == job.json("summary.json")["collect"]["branches"]
     for outcome in outcomes:
-        step = trajectories[outcome.trajectory].steps[outcome.step]
-        assert (outcome.action == step.action) == (outcome.proposer == "expert")
+        step = trajectories[outcome.ref.trajectory].steps[outcome.ref.step]
+        assert (outcome.outcome.action == step.action) == (outcome.proposer == "expert")
     metadata = pq.read_schema(job.folder / "early_experience/store/world_model/transitions.parquet").metadata
     assert metadata[b"verl_ee.schema"] == b"2"
     assert json.loads(metadata[b"verl_ee.environment"])[0] == "verl_ee/Household-v0"

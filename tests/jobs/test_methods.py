@@ -40,10 +40,10 @@ def _check_reflection(job: Job, rows: list[dict[str, object]]) -> None:
     assert {item.proposer for item in proposed} <= {"policy", "admissible"}
     assert any(item.proposer == "policy" for item in proposed)
     for item in proposed:
-        step = trajectories[item.trajectory].steps[item.step]
+        step = trajectories[item.ref.trajectory].steps[item.ref.step]
         # `unlisted=replace`: whatever was tried is one of the listed actions, and never the expert's.
         assert step.admissible_actions is not None
-        assert item.action in set(step.admissible_actions) - {step.action}
+        assert item.outcome.action in set(step.admissible_actions) - {step.action}
     reflections = read_rationales(job.folder / "early_experience")
     assert len(reflections) == sum(len(trajectory.steps) for trajectory in trajectories)
     executed = {item.transition for item in outcomes}

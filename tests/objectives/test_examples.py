@@ -72,11 +72,11 @@ def test_the_world_model_has_one_example_per_branch(trajectories: list[ExpertTra
     examples = list(world_model(trajectories, outcomes, ENCODER, 3))
     assert len(examples) == len(outcomes) == 3 * sum(len(trajectory.steps) for trajectory in trajectories)
     for example, outcome in zip(examples, outcomes, strict=True):
-        state = expert_states(trajectories[outcome.trajectory], 3)[outcome.step]
-        assert example.prompt == tuple(text_ids(render_world_model(state, outcome.action)))
-        assert target_text(example) == f"<observation> {outcome.observation} </observation>"
+        state = expert_states(trajectories[outcome.ref.trajectory], 3)[outcome.ref.step]
+        assert example.prompt == tuple(text_ids(render_world_model(state, outcome.outcome.action)))
+        assert target_text(example) == f"<observation> {outcome.outcome.observation} </observation>"
         assert example.objective == "world_model"
-        assert example.provenance.startswith(f"trajectory {outcome.trajectory}, step {outcome.step}, ")
+        assert example.provenance.startswith(f"trajectory {outcome.ref.trajectory}, step {outcome.ref.step}, ")
     prompts = {example.prompt for example in examples}
     assert prompts.isdisjoint(example.prompt for example in imitation(trajectories, ENCODER, 3))
 

@@ -89,8 +89,8 @@ def test_the_one_to_one_budget_takes_what_there_is_where_branches_are_fewer(
     # Without the expert's own outcomes, and with a share of the states that have one alternative.
     world = World(tmp_path, 4, 1)
     kept = [item for item in world.outcomes if item.proposer != "expert"][: int(left * world.states)]
-    facts = [Transition(o.transition, "", "", (), o.action, o.observation, o.valid, o.done) for o in kept]
-    write_store(world.store, facts, [Branch(o.trajectory, o.step, 1, "x", "", "", o.transition) for o in kept], {})
+    facts = [Transition(o.transition, "", "", (), o.outcome) for o in kept]
+    write_store(world.store, facts, [Branch(o.ref, 1, "x", "", "", o.transition) for o in kept], {})
     given = config({"world_model": {}}, budget="one_to_one")
     if expected:
         assert steps_taken(world.curriculum(given), given, "world_model") == (expected, math.ceil(expected / 4))
@@ -151,7 +151,7 @@ def test_the_expert_s_own_outcomes_are_learned_or_not(included: bool, tmp_path: 
     assert [example.provenance.split(", ")[2] for example in found] == [item.transition[:12] for item in expected]
     told = {text_of(example.target) for example in found}
     for item in world.outcomes:
-        assert (f"<observation> {item.observation} </observation>" in told) == (included or item.proposer != "expert")
+        assert (f"<observation> {item.outcome.observation} </observation>" in told) == (included or item.proposer != "expert")
 
 
 SHARES = ["0", "0.1", "0.25", "0.3", "0.5", "0.75", "0.9", "1"]
@@ -162,12 +162,12 @@ SHARES = ["0", "0.1", "0.25", "0.3", "0.5", "0.75", "0.9", "1"]
 def test_no_larger_share_is_refused_actions_than_allowed_and_no_more_are_left_out_than_needed(
     taken: int, refused: int, share: str
 ) -> None:
-    outcomes = [replace(result(f"taken {number}"), step=number) for number in range(taken)]
-    outcomes += [replace(result(f"refused {number}", False), step=100 + number) for number in range(refused)]
+    outcomes = [result(f"taken {number}", step=number) for number in range(taken)]
+    outcomes += [result(f"refused {number}", False, step=100 + number) for number in range(refused)]
     kept = allowed_branches(outcomes, WorldModelConfig(max_refused=float(share)))
-    left = [item for item in kept if not item.valid]
+    left = [item for item in kept if not item.outcome.valid]
     # All that were taken, and as many of the others as the share allows, in their order.
-    assert [item for item in kept if item.valid] == outcomes[:taken]
+    assert [item for item in kept if item.outcome.valid] == outcomes[:taken]
     assert kept == [item for item in outcomes if item in kept]
     fits = [n for n in range(refused + 1) if n == 0 or Fraction(n, n + taken) <= Fraction(share)]
     assert len(left) == max(fits)
@@ -178,7 +178,7 @@ def test_the_cap_on_refused_actions_is_exact_for_every_share_in_percent() -> Non
     for percent in range(101):
         for taken in (1, 2, 3, 5, 7, 20, 29, 33, 43, 47, 59):
             outcomes = [result("taken")] * taken
-            outcomes += [replace(result("refused", False), step=number) for number in range(150)]
+            outcomes += [result("refused", False, step=number) for number in range(150)]
             kept = allowed_branches(outcomes, WorldModelConfig(max_refused=percent / 100))
             fits = [n for n in range(151) if n == 0 or 100 * n <= percent * (n + taken)]
             if len(kept) - taken != max(fits):
@@ -187,13 +187,13 @@ def test_the_cap_on_refused_actions_is_exact_for_every_share_in_percent() -> Non
 
 
 def test_what_is_left_out_is_chosen_by_chance_alone() -> None:
-    outcomes = [replace(result(f"refused {number}", False), step=number) for number in range(20)]
+    outcomes = [result(f"refused {number}", False, step=number) for number in range(20)]
     outcomes += [result("taken")] * 5
     count = Counter(
-        item.step
+        item.ref.step
         for seed in range(400)
         for item in allowed_branches(outcomes, WorldModelConfig(max_refused=0.5, seed=seed))
-        if not item.valid
+        if not item.outcome.valid
     )
     # Each of twenty is among the five that stay in a quarter of the draws: 100 times, give or take 8.7.
     assert sum(count.values()) == 400 * 5

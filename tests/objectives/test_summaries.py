@@ -73,21 +73,22 @@ def world(tmp_path: Path) -> World:
 
 
 def test_a_summary_is_written_from_task_action_and_outcome_alone(world: World) -> None:
-    for change, outcome in zip(summary_requests(world.trajectories, world.outcomes), world.outcomes, strict=True):
-        trajectory = world.trajectories[outcome.trajectory]
+    for change, branch in zip(summary_requests(world.trajectories, world.outcomes), world.outcomes, strict=True):
+        trajectory = world.trajectories[branch.ref.trajectory]
         system, user = change.prompt
         assert [system["role"], user["role"]] == ["system", "user"]
-        for words in (trajectory.instruction, f": {outcome.action}\n", outcome.observation):
+        for words in (trajectory.instruction, f": {branch.outcome.action}\n", branch.outcome.observation):
             assert words in user["content"]
-        assert ("refused" in user["content"]) == (not outcome.valid)
+        assert ("refused" in user["content"]) == (not branch.outcome.valid)
         assert "ended" not in user["content"]
-        assert "ended" in replace(change, done=True).prompt[1]["content"]
+        assert "ended" in replace(change, outcome=replace(change.outcome, done=True)).prompt[1]["content"]
         # Neither the state's own observation nor anything of another state.
         assert not any(step.observation in user["content"] for step in trajectory.steps)
 
 
 def test_one_transition_is_summarised_once_however_many_branches_point_to_it(world: World) -> None:
-    twice = [*world.outcomes, *(replace(item, step=item.step + 1) for item in world.outcomes[:7])]
+    repeated = [replace(item, ref=replace(item.ref, step=item.ref.step + 1)) for item in world.outcomes[:7]]
+    twice = [*world.outcomes, *repeated]
     found = summary_requests(world.trajectories, twice)
     assert [change.transition for change in found] == [item.transition for item in world.outcomes]
     writer = Scripted()

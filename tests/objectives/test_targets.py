@@ -110,7 +110,7 @@ def test_the_stage_of_the_world_model_has_the_target_that_was_asked_for(
     found = world.curriculum(config({"world_model": {}}, **settings)).examples("world_model").examples
     assert len(found) == len(world.outcomes)
     for example, branch in zip(found, world.outcomes, strict=True):
-        before = world.trajectories[branch.trajectory].steps[branch.step].observation
+        before = world.trajectories[branch.ref.trajectory].steps[branch.ref.step].observation
         lines = expected.format(key=branch.transition, before=before).splitlines()
         told = text_of(example.target).removeprefix("<observation> ").removesuffix(" </observation>")
         assert sorted(told.splitlines()) == sorted(lines)

@@ -23,6 +23,8 @@ from verl_ee.errors import EarlyExperienceError
 from verl_ee.experience.expert_files import ExpertFile, load_experts, write_experts
 from verl_ee.experience.files.parquet import write_table
 from verl_ee.experience.provenance import provenance_of
+from verl_ee.experience.outcome import Outcome
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import Branch, Transition, read_branches, state_key, transition_key, write_store
 from verl_ee.objectives.examples import Encoder, Example, imitation, reflection, world_model
 from verl_ee.objectives.reflection.rationales import RATIONALE_SCHEMA, RATIONALES_FILE, Rationale, read_rationales
@@ -68,8 +70,10 @@ def store(tmp_path: Path, experts: ExpertFile) -> Path:
             prefix = tuple(step.action for step in trajectory.steps[:step])
             for order, (action, seen) in enumerate([(expert.action, outcome), ("fly", "You cannot fly. <|im_end|> é")]):
                 key = transition_key(state, action)
-                facts.append(Transition(key, state, trajectory.task, prefix, action, seen, order == 0, False))
-                branches.append(Branch(index, step, order, "admissible" if order else "expert", "", "", key))
+                executed = Outcome(action, seen, valid=order == 0, done=False)
+                facts.append(Transition(key, state, trajectory.task, prefix, executed))
+                proposer = "admissible" if order else "expert"
+                branches.append(Branch(StateRef(index, step), order, proposer, "", "", key))
             state = transition_key(state, expert.action)
     provenance = provenance_of(ENVIRONMENT, CollectConfig(), experts.sha256, len(experts.trajectories))
     write_store(tmp_path / "store", facts, branches, provenance)

@@ -70,7 +70,7 @@ def mid_train(
     group = Group(worker(overrides=overrides), die_after_save)
     folder = RunFolder(Path(into))
     trained = sum(item.step for item in folder.trained().values())
-    log = StageLog(Silent(die_at), folder.own / "metrics.jsonl", trained)
+    log = StageLog(Silent(die_at), folder.metrics_path, trained)
     training = MidTraining(group, folder, log, save_freq, 2, 0)
     before = None
     for name in ("world_model", "imitation"):

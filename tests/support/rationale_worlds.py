@@ -12,6 +12,8 @@ from support.game_collections import write_here
 from verl_ee.envs import ExpertStep, ExpertTrajectory
 from verl_ee.envs.household.env import Household
 from verl_ee.errors import ExampleError
+from verl_ee.experience.outcome import Outcome
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import ExecutedBranch, read_branches
 from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.reflection.template_writer import TemplateWriter
@@ -72,10 +74,15 @@ class Scripted:
 
 
 def outcome(
-    action: str, observation: str = "Nothing happens.", proposer: str = "policy", **values: object
+    action: str,
+    observation: str = "Nothing happens.",
+    proposer: str = "policy",
+    step: int = 0,
+    valid: bool = True,
+    done: bool = False,
 ) -> ExecutedBranch:
-    given = {"trajectory": 0, "step": 0, "valid": True, "done": False, "transition": f"key of {action}"} | values
-    return ExecutedBranch(action=action, observation=observation, proposer=proposer, **given)  # type: ignore[arg-type]
+    executed = Outcome(action, observation, valid, done)
+    return ExecutedBranch(StateRef(0, step), proposer, f"key of {action}", executed)
 
 
 def trajectory(*actions: str, listed: bool = False) -> ExpertTrajectory:
@@ -88,7 +95,7 @@ def trajectory(*actions: str, listed: bool = False) -> ExpertTrajectory:
 
 
 def situation(state: State, expert: ExecutedBranch, *others: ExecutedBranch) -> Situation:
-    return Situation(0, 0, state, expert.action, expert, others)
+    return Situation(0, 0, state, expert.outcome.action, expert, others)
 
 
 def written(found: Situation) -> str:

@@ -11,6 +11,8 @@ from support.games import expert
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.config.checks import parse
 from verl_ee.envs import ExpertTrajectory
+from verl_ee.experience.outcome import Outcome
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import Branch, ExecutedBranch, Transition, read_branches, write_store
 from verl_ee.objectives.examples import Encoder
 from verl_ee.objectives.reflection.rationales import write_rationale_file
@@ -45,10 +47,9 @@ def write_branches(folder: Path, trajectories: Sequence[ExpertTrajectory], valid
                 key = f"{index} {step} {action}"
                 seen = f"after {key}"
                 proposer = "admissible" if order else "expert"
-                facts.append(
-                    Transition(key, f"{index} {step}", trajectory.task, (), action, seen, action[0] == "p", False)
-                )
-                branches.append(Branch(index, step, order, proposer, "", "", key))
+                outcome = Outcome(action, seen, valid=action[0] == "p", done=False)
+                facts.append(Transition(key, f"{index} {step}", trajectory.task, (), outcome))
+                branches.append(Branch(StateRef(index, step), order, proposer, "", "", key))
     write_store(folder, facts, branches, {})
     return folder
 
@@ -102,6 +103,8 @@ def steps_taken(curriculum: StageData, given: EarlyExperienceConfig, name: str) 
     return len(examples), steps
 
 
-def result(observation: str, valid: bool = True, done: bool = False) -> ExecutedBranch:
+def result(observation: str, valid: bool = True, done: bool = False, step: int = 0) -> ExecutedBranch:
     """What an action led to."""
-    return ExecutedBranch(0, 0, "switch on lamp", observation, valid, done, "admissible", "key")
+    return ExecutedBranch(
+        StateRef(0, step), "admissible", "key", Outcome("switch on lamp", observation, valid, done)
+    )

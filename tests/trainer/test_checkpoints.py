@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from support.jobs import ROOT
 
-from verl_ee.errors import ConfigError, EarlyExperienceError, StageError
+from verl_ee.errors import EarlyExperienceError
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import StageProgress
 from verl_ee.trainer import checkpoints
@@ -150,19 +150,3 @@ def test_the_last_checkpoint_that_is_left_is_never_removed(run: Path) -> None:
         assert not checkpoints.older_is_kept(run, 6)
     (run / checkpoints.TRACKER).unlink()
     assert checkpoints.older_is_kept(run, 0)
-
-
-def test_a_state_file_that_is_broken(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, {"a": 1})
-    folder.finish("collect/world_model")
-    (tmp_path / "early_experience/state.json").write_text("{")
-    with pytest.raises(StageError, match="is not a state file"):
-        folder.finished()
-
-
-def test_settings_that_changed_are_named(tmp_path: Path) -> None:
-    RunFolder(tmp_path, {"a": 1, "b": 2}).finish("collect/world_model")
-    with pytest.raises(ConfigError, match="a: 1 then, 3 now"):
-        RunFolder(tmp_path, {"a": 3, "b": 2}).check_free("auto")
-    RunFolder(tmp_path, {"a": 3, "b": 2}).check_free("auto", force=True)
-    RunFolder(tmp_path, {"a": 1, "b": 2}).check_free("auto")

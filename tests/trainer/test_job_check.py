@@ -13,47 +13,13 @@ import gymnasium
 import hydra
 import pytest
 from omegaconf import OmegaConf
-from support.jobs import ROOT
+from support.job_checks import MODEL, check, refusal
 
-import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
-from verl_ee.config import parse
-from verl_ee.envs import make
-from verl_ee.errors import EarlyExperienceError
-from verl_ee.experience.expert_files import write_experts
+from verl_ee.config import early_experience_of
 from verl_ee.experience.files.atomic import write_json
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.identity import identity_of
 from verl_ee.trainer import hydra_callback, job_check
-from verl_ee.trainer.job_check import check_job
-
-MODEL = ROOT / "examples/tiny_base/model"
-
-
-@pytest.fixture
-def overrides(tmp_path: Path) -> list[str]:
-    """A job that passes."""
-    env = make("verl_ee/Household-v0")
-    write_experts(tmp_path / "experts.jsonl", [env.unwrapped.expert_trajectory("train/0")])
-    return [
-        "+early_experience=iwm",
-        "early_experience.environment.id=verl_ee/Household-v0",
-        f"early_experience.experts={tmp_path}/experts.jsonl",
-        f"actor_rollout_ref.model.path={MODEL}",
-        "algorithm.adv_estimator=grpo",
-        f"trainer.default_local_dir={tmp_path}/run",
-        "hydra.run.dir=" + str(tmp_path / "hydra"),
-    ]
-
-
-def check(overrides: list[str]) -> None:
-    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
-        check_job(hydra.compose("ppo_trainer", overrides))
-
-
-def refusal(overrides: list[str]) -> str:
-    with pytest.raises(EarlyExperienceError) as caught:
-        check(overrides)
-    return str(caught.value)
 
 
 def test_a_good_job_passes(overrides: list[str]) -> None:
@@ -182,7 +148,7 @@ def test_folder_of_another_run(overrides: list[str], tmp_path: Path) -> None:
     assert "schema 9" in refusal(overrides)
     with hydra.initialize_config_module("verl.trainer.config", version_base=None):
         config = hydra.compose("ppo_trainer", overrides)
-    early = parse(OmegaConf.to_container(config.early_experience, resolve=True))
+    early = early_experience_of(config)
     other = identity_of(config, early) | {"early_experience.stages.imitation.lr": 1.0}
     (tmp_path / "run/early_experience/state.json").unlink()
     RunFolder(tmp_path / "run", other).finish("collect/world_model")
@@ -197,7 +163,7 @@ def test_folder_of_another_run(overrides: list[str], tmp_path: Path) -> None:
 
 
 def test_folder_that_a_job_works_in(overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verl_ee.run.folder.LOCK_SECONDS", 0)
+    monkeypatch.setattr("verl_ee.run.lock.LOCK_SECONDS", 0)
     with RunFolder(tmp_path / "run").hold():
         message = refusal(overrides)
     assert f"{tmp_path}/run' is in use by another job (process {os.getpid()} on " in message

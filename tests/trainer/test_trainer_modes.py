@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.job_checks import check
 from support.jobs import Job, run_recipe
-from test_refusals import check, overrides  # noqa: F401  (a fixture)
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.trainer.ppo.v1 import get_trainer_cls
 
@@ -17,7 +17,7 @@ from verl_ee.trainer.trainer import EarlyExperience
 
 
 @pytest.mark.parametrize("mode", TRAINER_MODES)
-def test_the_stages_come_before_verls_own_trainer(mode: str, overrides: list[str]) -> None:  # noqa: F811
+def test_the_stages_come_before_verls_own_trainer(mode: str, overrides: list[str]) -> None:
     check([*overrides, f"trainer.v1.trainer_mode={TRAINER_MODES[mode]}"])
     trainer = get_trainer_cls(TRAINER_MODES[mode])
     assert trainer.verl_mode == mode

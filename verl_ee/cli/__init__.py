@@ -1,1 +1,1 @@
-"""TODO"""
+"""The command `verl-ee`: one module per command."""

@@ -1,41 +1,40 @@
-"""What a run learns from, as rows: of the folder of a run, or of files that are named one by one."""
+"""The rows that a run learns from, read from the folder of a run, or from files that are named one by one."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from verl_ee.config import CollectConfig, EarlyExperienceConfig, EnvironmentConfig, built
+from verl_ee.config import CollectConfig, EarlyExperienceConfig, EnvironmentConfig, built, parse
 from verl_ee.config.group import FOLDER
 from verl_ee.config.models import ROOT, Objective
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ConfigError, StageError, StoreError, not_yaml
 from verl_ee.experience.expert_files import ExpertFile, load_experts
-from verl_ee.experience.provenance import provenance_of
+from verl_ee.experience.provenance import check_same_source, provenance_of
 from verl_ee.experience.store import read_provenance
 from verl_ee.objectives.reflection.rationales import Rationale, read_rationales
 from verl_ee.objectives.row_files import STEMS, read_rows
 from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageRows
+from verl_ee.run.folder import RunFolder
+from verl_ee.run.state import RunState
 
-Keys = dict[str, Any]
 
-
-def rows_of(config: EarlyExperienceConfig, own: Path) -> dict[Objective, Iterable[Row]]:
-    """Return what the stages of a job learn, by objective; a job encodes these rows and leaves out what is too long.
+def rows_of(config: EarlyExperienceConfig, texts: Path) -> dict[Objective, Iterable[Row]]:
+    """Return what the stages of a job learn, by objective; a job encodes these rows and leaves out those too long.
 
     Args:
-        config: of the job.
-        own: `early_experience` in the folder of the run: its rationales, its summaries, and its sets of branches
-            unless `config.stores` names others.
+        config: config of the job, whose `stores` name every set of branches that is read.
+        texts: folder of the rationales and the summaries.
 
     Raises:
-        ConfigError: if imitation learned what is no text.
+        ConfigError: if imitation learned tokens of the job's agent loops, or no store has the branches.
         ExpertFileError: if the expert file cannot be read.
         StoreError: if a folder cannot be read, or was made from other trajectories.
     """
@@ -46,111 +45,104 @@ def rows_of(config: EarlyExperienceConfig, own: Path) -> dict[Objective, Iterabl
         )
     environment = config.environment
     experts = load_experts(config.experts, environment.id, environment.kwargs, config.max_experts)
-    given = read_rows(config.examples)
-    used, name = built(config, list(given)), config.world_model.collect
-    store = Path(config.stores[name]).expanduser() if name in config.stores else own / "store" / name
-    if "world_model" in used:
-        _check_store(store, experts, environment)
-    if "reflection" in used:
-        _check_places(read_rationales(own), experts.trajectories, own)
-    material = StageRows(config, experts.trajectories, {name: store}, own, given)
-    return {objective: material.rows(objective) for objective in STEMS if objective in built(config)}
+    given_rows = read_rows(config.examples)
+    stores = {name: Path(path).expanduser() for name, path in config.stores.items()}
+    objectives = built(config, list(given_rows))
+    if "world_model" in objectives:
+        _check_store(stores, config.world_model.collect, experts, environment)
+    if "reflection" in objectives:
+        _check_states(read_rationales(texts), experts.trajectories, texts)
+    rows = StageRows(config, experts.trajectories, stores, texts, given_rows)
+    return {objective: rows.rows(objective) for objective in STEMS if objective in built(config)}
 
 
-def keys_of_run(folder: Path) -> Keys:
-    """Return the settings of a run, as its own folder keeps them.
+def config_of_run(folder: RunFolder, settings: Sequence[str]) -> EarlyExperienceConfig:
+    """Return the config of a run, as its own folder keeps it; the stores of the run are named in it.
 
     Args:
-        folder: `trainer.default_local_dir` of the run.
+        folder: folder of the run.
+        settings: changes, `key=value` as behind `early_experience.` on the command line of a job.
 
     Raises:
+        ConfigError: if a setting cannot be read, or the config that results is wrong.
         StageError: if no run has begun there.
     """
-    path, keys = folder / ROOT / "state.json", Keys()
-    try:
-        identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
-        ours = {key: value for key, value in identity.items() if key.startswith(f"{ROOT}.")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    state = RunState.read(folder.state_path)
+    if state is None:
         raise StageError(
-            f"{path} does not say what a run was set to. Name the trainer.default_local_dir of a run, or files with "
-            "--env and --experts."
-        ) from None
-    for key, value in ours.items():
-        _merge(keys, _nested(key.removeprefix(f"{ROOT}."), value))
-    return keys
+            f"{folder.state_path} does not say what a run was set to. Name the trainer.default_local_dir of a run, or "
+            "files with --env and --experts."
+        )
+    kept = OmegaConf.create({ROOT: {}})
+    for key, value in state.identity.items():
+        if key.startswith(f"{ROOT}."):
+            OmegaConf.update(kept, key, value)
+    config = _config(kept[ROOT], settings)
+    own_stores = {name: str(folder.store(name)) for name in config.collect}
+    return config.model_copy(update={"stores": own_stores | config.stores})
 
 
-def keys_of_files(environment: EnvironmentConfig, experts: Path, store: Path | None, reflections: Path | None) -> Keys:
-    """Return the settings of the shipped method that learns what is given.
+def config_of_files(
+    environment: EnvironmentConfig,
+    experts: Path,
+    store: Path | None,
+    reflections: Path | None,
+    settings: Sequence[str],
+) -> EarlyExperienceConfig:
+    """Return the config of the shipped method that learns from the given files.
 
     Args:
-        environment: that the experts were recorded in.
+        environment: environment that the experts were recorded in.
         experts: the expert file.
         store: folder of branches, for the world model.
         reflections: folder of rationales.
-    """
-    methods = {(False, False): "imitation", (True, False): "iwm", (False, True): "sr", (True, True): "iwm_sr"}
-    method = methods[store is not None, reflections is not None]
-    shipped = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{method}.yaml"))
-    stores = {} if store is None else {"world_model": str(store)}
-    return cast(Keys, shipped) | {"environment": environment.model_dump(), "experts": str(experts), "stores": stores}
-
-
-def override(keys: Keys, settings: Sequence[str]) -> Keys:
-    """Return settings with some of them changed.
-
-    Args:
-        keys: what is changed; left as it is.
-        settings: `key=value`, as behind `early_experience.` on the command line of a job, which may stand before it.
+        settings: changes, `key=value` as behind `early_experience.` on the command line of a job.
 
     Raises:
-        ConfigError: if one is not of this form.
+        ConfigError: if a setting cannot be read, or the config that results is wrong.
     """
-    result = Keys()
-    _merge(result, keys)
-    for item in settings:
-        key, equals, _ = item.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{item!r}: expected KEY=VALUE, for instance world_model.target=difference.")
-        try:
-            given = OmegaConf.from_dotlist([item.removeprefix(f"{ROOT}.")])
-        except yaml.YAMLError as error:
-            raise not_yaml(repr(item), error) from None
-        _merge(result, cast(Keys, OmegaConf.to_container(given)))
-    return result
+    if store is not None:
+        method = "iwm" if reflections is None else "iwm_sr"
+    else:
+        method = "imitation" if reflections is None else "sr"
+    files = OmegaConf.create({"environment": environment.model_dump(), "experts": str(experts)})
+    if store is not None:
+        files["stores"] = {"world_model": str(store)}
+    shipped = OmegaConf.load(FOLDER / f"{method}.yaml")
+    return _config(cast(DictConfig, OmegaConf.merge(shipped, files)), settings)
 
 
-def _nested(key: str, value: Any) -> Keys:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return dict(value)
+def _config(keys: DictConfig, settings: Sequence[str]) -> EarlyExperienceConfig:
+    """Return the typed config of some keys, changed by settings of the form `key=value`."""
+    merged = OmegaConf.merge(keys, *(_setting(item) for item in settings))
+    # A template of the world model may hold ${...} of its own.
+    return parse(cast(dict[str, Any], OmegaConf.to_container(merged, resolve=False)))
 
 
-def _merge(keys: Keys, other: Mapping[Any, Any]) -> None:
-    for key, value in other.items():
-        if isinstance(value, Mapping):
-            inner = keys[key] = dict(keys[key]) if isinstance(keys.get(key), Mapping) else {}
-            _merge(inner, value)
-        else:
-            keys[key] = value
+def _setting(item: str) -> DictConfig:
+    key, equals, _ = item.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{item!r}: expected KEY=VALUE, for instance world_model.target=difference.")
+    try:
+        return OmegaConf.from_dotlist([item.removeprefix(f"{ROOT}.")])
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise not_yaml(repr(item), error) from None
 
 
-def _check_store(store: Path, experts: ExpertFile, environment: EnvironmentConfig) -> None:
+def _check_store(stores: dict[str, Path], name: str, experts: ExpertFile, environment: EnvironmentConfig) -> None:
+    """Refuse a store that is not named, or was collected from other trajectories."""
+    if name not in stores:
+        raise ConfigError(f"The world model reads the branches {name!r}, and no store has them. Add --store FOLDER.")
     expected = provenance_of(environment, CollectConfig(), experts.sha256, len(experts.trajectories))
-    found = read_provenance(store)
-    for key in ("environment", "experts_sha256", "trajectories"):
-        if found.get(key) != expected[key]:
-            raise StoreError(
-                f"{store} was collected with another {key} ({found.get(key)}) than is given ({expected[key]}). "
-                "Name the expert file and environment of the store."
-            )
+    fix = "Name the expert file and environment of the store."
+    check_same_source(read_provenance(stores[name]), expected, str(stores[name]), StoreError, fix)
 
 
-def _check_places(items: Iterable[Rationale], trajectories: Sequence[ExpertTrajectory], folder: Path) -> None:
-    """Refuse what points to a state that the expert file does not have."""
-    for item in items:
-        if item.trajectory >= len(trajectories) or item.step >= len(trajectories[item.trajectory].steps):
+def _check_states(rationales: Iterable[Rationale], trajectories: Sequence[ExpertTrajectory], folder: Path) -> None:
+    """Refuse rationales of states that the expert file does not have."""
+    for ref in (rationale.ref for rationale in rationales):
+        if ref.trajectory >= len(trajectories) or ref.step >= len(trajectories[ref.trajectory].steps):
             raise StoreError(
-                f"{folder}: trajectory {item.trajectory}, step {item.step} is not in the expert file. Name the expert "
+                f"{folder}: trajectory {ref.trajectory}, step {ref.step} is not in the expert file. Name the expert "
                 "file that the rationales were written for."
             )

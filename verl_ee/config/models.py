@@ -219,6 +219,9 @@ class EarlyExperienceConfig(_Frozen):
     before the run stops."""
     evaluate: bool = True
     """Run verl's validation after every stage."""
+    console: Literal["full", "quiet"] = "full"
+    """What a job shows. `full`: everything, the plugin's lines begin with `verl_ee |`. `quiet`: the plugin's lines
+    alone; everything is in `job.log` in `trainer.default_local_dir`, and a job that fails shows its last lines."""
     stores: dict[str, str] = {}
     """Folders that `verl-ee collect` or another run has collected, by set; such a set is not collected."""
     examples: str | None = None

@@ -1,17 +1,18 @@
-"""Where alternatives come from."""
+"""Proposers: where the alternatives of a state come from."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import re
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from verl_ee.config import CollectConfig
 from verl_ee.envs import ExpertTrajectory
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.prompts.actions import canonical
 from verl_ee.prompts.state import State
 
@@ -25,29 +26,27 @@ class ProposalRequest:
     """A state whose alternatives are wanted.
 
     Attributes:
-        trajectory: position of the trajectory in its file.
-        step: step of the state.
+        ref: position of the state in the expert file.
         task: id of the task.
         state: what the agent sees there.
-        expert: the expert's action, which is no alternative.
+        expert_action: the expert's action, which is no alternative.
     """
 
-    trajectory: int
-    step: int
+    ref: StateRef
     task: str
     state: State
-    expert: str
+    expert_action: str
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """An alternative and where it comes from.
+    """An alternative and its origin.
 
     Attributes:
-        action: what is executed.
-        proposer: which one.
+        action: the action, as it will be executed.
+        proposer: name of the proposer.
         policy: version of the policy that it was sampled from, empty where none was.
-        sampling: how, as JSON, empty where nothing was sampled.
+        sampling: how it was sampled, as JSON, empty where nothing was.
     """
 
     action: str
@@ -58,12 +57,12 @@ class Proposal:
 
 @dataclass(frozen=True)
 class ProposalBatch:
-    """What a batch of questions gave.
+    """The alternatives of several states.
 
     Attributes:
-        alternatives: per question, in its order.
-        prompt_tokens: read by a language model.
-        completion_tokens: written by it.
+        alternatives: one tuple per request, in the order of the requests.
+        prompt_tokens: tokens that a language model read for them.
+        completion_tokens: tokens that it wrote.
     """
 
     alternatives: tuple[tuple[Proposal, ...], ...]
@@ -77,8 +76,8 @@ class Proposer(Protocol):
     It is called in a thread of its own, while environment workers execute what it proposed before.
     """
 
-    def propose(self, questions: Sequence[ProposalRequest]) -> ProposalBatch:
-        """Return the alternatives of each question; none may equal its expert's action in canonical form."""
+    def propose(self, requests: Sequence[ProposalRequest], /) -> ProposalBatch:
+        """Return the alternatives of each request; none may equal its expert's action in canonical form."""
 
 
 def listed_proposals(
@@ -88,26 +87,25 @@ def listed_proposals(
 
     Args:
         config: `admissible` takes K of them, `exhaustive` all, in a random order either way.
-        trajectory: what the expert did.
-        step: whose state it is.
-        listed: what the environment lists there, in its order.
+        trajectory: the expert trajectory.
+        step: step of the state.
+        listed: actions that the environment lists there, in its order.
     """
     k = config.k if config.alternatives == "admissible" else len(listed)
-    expert = trajectory.steps[step].action
-    actions = sample_admissible(
-        allowed_alternatives(listed, expert, config), expert, k, seed_of(config, trajectory.task, step)
-    )
+    expert_action = trajectory.steps[step].action
+    allowed = allowed_alternatives(listed, expert_action, config)
+    actions = sample_admissible(allowed, expert_action, k, seed_of(config, trajectory.task, step))
     return tuple(Proposal(action, config.alternatives) for action in actions)
 
 
 def seed_of(config: CollectConfig, task: str, step: int) -> str:
-    """Return what the choice of a state's alternatives is seeded with, so that it is the same whoever makes it."""
+    """Return the seed of the choice of a state's alternatives, the same in every process."""
     return f"{config.seed}:{task}:{step}"
 
 
-def sample_admissible(listed: Sequence[str], expert: str, k: int, seed: str) -> list[str]:
+def sample_admissible(listed: Sequence[str], expert_action: str, k: int, seed: str) -> list[str]:
     """Return up to K of the listed actions, uniform without replacement, the expert's left out (paper, section B.1)."""
-    taken, pool = {canonical(expert)}, list[str]()
+    taken, pool = {canonical(expert_action)}, list[str]()
     for action in listed:
         if canonical(action) not in taken:
             taken.add(canonical(action))
@@ -116,19 +114,20 @@ def sample_admissible(listed: Sequence[str], expert: str, k: int, seed: str) -> 
     return random.Random(seed).sample(pool, len(pool))[:k]
 
 
-def visible_state(question: ProposalRequest, config: CollectConfig) -> State:
-    """Return the state that a policy is asked in: without the actions that `withhold_expert_tool` keeps from it."""
-    listed = question.state.admissible_actions
+def visible_state(request: ProposalRequest, config: CollectConfig) -> State:
+    """Return the state as a policy sees it: without the actions that `withhold_expert_tool` keeps from it."""
+    listed = request.state.admissible_actions
     if listed is None:
-        return question.state
-    return replace(question.state, admissible_actions=tuple(allowed_alternatives(listed, question.expert, config)))
+        return request.state
+    allowed = allowed_alternatives(listed, request.expert_action, config)
+    return replace(request.state, admissible_actions=tuple(allowed))
 
 
-def allowed_alternatives(actions: Sequence[str], expert: str, config: CollectConfig) -> Sequence[str]:
+def allowed_alternatives(actions: Sequence[str], expert_action: str, config: CollectConfig) -> Sequence[str]:
     """Return the actions that may be alternatives: all, or those with another tool than the expert's."""
     if not config.withhold_expert_tool:
         return actions
-    return [action for action in actions if tool_of(action) != tool_of(expert)]
+    return [action for action in actions if tool_of(action) != tool_of(expert_action)]
 
 
 def tool_of(action: str) -> str:
@@ -149,7 +148,7 @@ def tool_of(action: str) -> str:
 
 
 def policy_proposals(
-    drawn: Iterable[Proposal], config: CollectConfig, question: ProposalRequest
+    drawn: Sequence[Proposal], config: CollectConfig, request: ProposalRequest
 ) -> tuple[Proposal, ...]:
     """Return the alternatives of a state from what a policy sampled there.
 
@@ -158,33 +157,53 @@ def policy_proposals(
     tool if that is withheld.
 
     Args:
-        drawn: in the order of the draws.
+        drawn: the samples, in the order of the draws.
         config: K and the choices above.
-        question: the state.
+        request: the state.
     """
-    drawn = list(drawn)
-    allowed = set(allowed_alternatives([item.action for item in drawn], question.expert, config))
-    kept = distinct_alternatives([item for item in drawn if item.action in allowed], question.expert, config.k)
-    listed = visible_state(question, config).admissible_actions
+    allowed = allowed_alternatives([proposal.action for proposal in drawn], request.expert_action, config)
+    candidates = [proposal for proposal in drawn if proposal.action in allowed]
+    chosen = distinct_alternatives(candidates, request.expert_action, config.k)
+    listed = visible_state(request, config).admissible_actions
     if listed is None:
-        return kept
-    forms = {canonical(action) for action in listed}
-    usage = {canonical(proposal.action) for proposal in kept}
-    spare = sample_admissible(listed, question.expert, len(listed), seed_of(config, question.task, question.step))
-    unused = iter([Proposal(action, "admissible") for action in spare if canonical(action) not in usage])
+        return chosen
+    spare = _spare_proposals(chosen, listed, config, request)
     if config.unlisted == "replace":
-        fitting = [item if canonical(item.action) in forms else next(unused, None) for item in kept]
-        kept = tuple(item for item in fitting if item is not None)
-    extra = config.extra_admissible if config.alternatives == "mixture" else 0
-    return (*kept, *itertools.islice(unused, extra))
+        chosen = _replace_unlisted(chosen, listed, spare)
+    extra = min(config.extra_admissible, len(spare)) if config.alternatives == "mixture" else 0
+    return (*chosen, *(spare.popleft() for _ in range(extra)))
 
 
-def distinct_alternatives(proposals: Iterable[Proposal], expert: str, k: int) -> tuple[Proposal, ...]:
+def distinct_alternatives(proposals: Iterable[Proposal], expert_action: str, k: int) -> tuple[Proposal, ...]:
     """Return the first K proposals that differ from each other and from the expert's action in canonical form."""
-    taken, kept = {canonical(expert)}, list[Proposal]()
+    taken, distinct = {canonical(expert_action)}, list[Proposal]()
     for proposal in proposals:
         form = canonical(proposal.action)
-        if form and form not in taken and len(kept) < k:
+        if form and form not in taken and len(distinct) < k:
             taken.add(form)
+            distinct.append(proposal)
+    return tuple(distinct)
+
+
+def _spare_proposals(
+    chosen: Sequence[Proposal], listed: Sequence[str], config: CollectConfig, request: ProposalRequest
+) -> deque[Proposal]:
+    """Return the listed actions that are neither chosen nor the expert's, in a random order."""
+    chosen_forms = {canonical(proposal.action) for proposal in chosen}
+    seed = seed_of(config, request.task, request.ref.step)
+    actions = sample_admissible(listed, request.expert_action, len(listed), seed)
+    return deque(Proposal(action, "admissible") for action in actions if canonical(action) not in chosen_forms)
+
+
+def _replace_unlisted(
+    chosen: Sequence[Proposal], listed: Sequence[str], spare: deque[Proposal]
+) -> tuple[Proposal, ...]:
+    """Return the chosen proposals, with a spare one taken for each that is not listed; without a spare it is dropped."""
+    listed_forms = {canonical(action) for action in listed}
+    kept = list[Proposal]()
+    for proposal in chosen:
+        if canonical(proposal.action) in listed_forms:
             kept.append(proposal)
+        elif spare:
+            kept.append(spare.popleft())
     return tuple(kept)

@@ -1,7 +1,7 @@
-"""Executed branches on disk: what happened, and who asked for it.
+"""The transition store: executed branches on disk, in two Parquet tables.
 
-Two Parquet tables. *transitions* holds facts, one row per (environment, task, seed, owner, action prefix, action) under
-the hash of these; *branches* says which expert state an action was tried from, and points to the fact.
+*transitions* holds one row per (environment, task, seed, owner, action prefix, action), under the hash of these.
+*branches* says which expert state an action was tried from, and points to its transition.
 """
 
 from __future__ import annotations
@@ -9,153 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from verl_ee.errors import StoreError
 from verl_ee.experience.files.atomic import digest
-from verl_ee.experience.files.parquet import read_metadata, read_table, write_table
+from verl_ee.experience.files.parquet import TableRow, read_metadata, read_table, write_table
+from verl_ee.experience.outcome import Outcome
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.prompts.actions import canonical
 
 TRANSITIONS, BRANCHES = "transitions.parquet", "branches.parquet"
-
-
-@dataclass(frozen=True)
-class Transition:
-    """A fact about an environment.
-
-    Attributes:
-        key: hash of everything before the outcome.
-        state: hash of everything before the action; equal for all actions from one state.
-        task: task id.
-        prefix: actions that lead from reset to the state.
-        action: the action that was executed there.
-        observation: what came back.
-        valid: whether the environment took the action.
-        done: whether the episode ended with it.
-    """
-
-    key: str
-    state: str
-    task: str
-    prefix: tuple[str, ...]
-    action: str
-    observation: str
-    valid: bool
-    done: bool
-
-
-@dataclass(frozen=True)
-class Branch:
-    """Who asked for a transition.
-
-    Attributes:
-        trajectory: index of the expert trajectory.
-        step: index of the step whose state was branched.
-        order: position among the branches of the state; the expert's own action comes first.
-        proposer: `expert`, or the proposer of the alternative.
-        policy: version of the policy that the alternative was sampled from, empty where none was.
-        sampling: how, as JSON, empty where nothing was sampled.
-        key: the transition.
-    """
-
-    trajectory: int
-    step: int
-    order: int
-    proposer: str
-    policy: str
-    sampling: str
-    key: str
-
-
-@dataclass(frozen=True)
-class ExecutedBranch:
-    """A branch together with its transition, as training reads it."""
-
-    trajectory: int
-    step: int
-    action: str
-    observation: str
-    valid: bool
-    done: bool
-    proposer: str
-    transition: str
-
-
-def state_key(
-    environment: Mapping[str, Any], task: str, seed: int | None, prefix: Sequence[str], owner: str = ""
-) -> str:
-    """Return the hash of a state.
-
-    The environment's id, version and arguments are part of it: the same actions in another world lead elsewhere.
-
-    Args:
-        environment: id, version and arguments.
-        task: task id.
-        seed: of the reset.
-        prefix: actions since the reset; two that are equal in canonical form count as one.
-        owner: whom the state belongs to alone; empty where all who reach it share it.
-    """
-    state = digest([dict(environment), task, seed, owner])
-    for action in prefix:
-        state = transition_key(state, action)
-    return state
-
-
-def transition_key(state: str, action: str) -> str:
-    """Return the hash of a transition, its state and the action's canonical form; the state it leads to has it too."""
-    return digest([state, canonical(action)])
-
-
-def write_store(
-    folder: Path, transitions: Iterable[Transition], branches: Iterable[Branch], provenance: Mapping[str, str]
-) -> None:
-    """Write both tables, sorted, so that equal content gives equal bytes; each file appears whole or not at all."""
-    facts = sorted({t.key: t for t in transitions}.values(), key=lambda t: t.key)
-    asked = sorted(branches, key=lambda b: (b.trajectory, b.step, b.order))
-    write_table(folder / TRANSITIONS, [row_of(fact) for fact in facts], TRANSITION_SCHEMA, provenance)
-    write_table(folder / BRANCHES, [row_of(branch) for branch in asked], BRANCH_SCHEMA, provenance)
-
-
-def read_provenance(folder: Path) -> dict[str, str]:
-    """Return what identifies the collection that made a store.
-
-    Raises:
-        StoreError: if the store cannot be read.
-    """
-    return read_metadata(folder / BRANCHES)
-
-
-def read_branches(folder: Path) -> list[ExecutedBranch]:
-    """Read the branches of a store with their transitions, in the order of the expert file.
-
-    Raises:
-        StoreError: if a file is missing, broken, of a newer version, or points to a transition that is not there.
-    """
-    facts = {row["key"]: row for row in read_table(folder / TRANSITIONS, TRANSITION_SCHEMA)}
-    outcomes = []
-    for row in read_table(folder / BRANCHES, BRANCH_SCHEMA):
-        fact = facts.get(row["key"])
-        if fact is None:
-            raise StoreError(
-                f"{folder / BRANCHES}: transition {row['key'][:12]} is not in {TRANSITIONS}. Collect again."
-            )
-        outcomes.append(
-            ExecutedBranch(
-                row["trajectory"],
-                row["step"],
-                fact["action"],
-                fact["observation"],
-                fact["valid"],
-                fact["done"],
-                row["proposer"],
-                row["key"],
-            )
-        )
-    return outcomes
-
-
 TRANSITION_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -181,9 +45,162 @@ BRANCH_SCHEMA = pa.schema(
 )
 
 
-def row_of(item: Transition | Branch) -> dict[str, Any]:
-    """Return a row of the item's table."""
-    row = dict(vars(item))
-    if isinstance(item, Transition):
-        row["prefix"] = list(item.prefix)
-    return row
+@dataclass(frozen=True)
+class Transition:
+    """An action in a state of an environment, and its outcome.
+
+    Attributes:
+        key: hash of everything before the outcome.
+        state: hash of everything before the action; equal for all actions from one state.
+        task: id of the task.
+        prefix: actions that lead from the reset to the state.
+        outcome: the action that was executed there, and what came back.
+    """
+
+    key: str
+    state: str
+    task: str
+    prefix: tuple[str, ...]
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Branch:
+    """An action that was tried from an expert state; a row of the table of branches.
+
+    Attributes:
+        ref: the expert state.
+        order: position among the branches of the state; the expert's own action comes first.
+        proposer: `expert`, or the proposer of the alternative.
+        policy: version of the policy that the alternative was sampled from, empty where none was.
+        sampling: how it was sampled, as JSON, empty where nothing was.
+        transition: key of the transition.
+    """
+
+    ref: StateRef
+    order: int
+    proposer: str
+    policy: str
+    sampling: str
+    transition: str
+
+
+@dataclass(frozen=True)
+class ExecutedBranch:
+    """A branch together with its outcome, as training reads it.
+
+    Attributes:
+        ref: the expert state that was branched.
+        proposer: `expert`, or the proposer of the alternative.
+        transition: key of the transition.
+        outcome: the action, and what came back.
+    """
+
+    ref: StateRef
+    proposer: str
+    transition: str
+    outcome: Outcome
+
+
+def state_key(
+    environment: Mapping[str, object], task: str, seed: int | None, prefix: Sequence[str], owner: str = ""
+) -> str:
+    """Return the hash of a state.
+
+    The environment's id, version and arguments are part of it: the same actions in another world lead elsewhere.
+
+    Args:
+        environment: id, version and arguments.
+        task: id of the task.
+        seed: seed of the reset.
+        prefix: actions since the reset; two that are equal in canonical form count as one.
+        owner: the only collection that may use the state; empty where all share it.
+    """
+    state = digest([dict(environment), task, seed, owner])
+    for action in prefix:
+        state = transition_key(state, action)
+    return state
+
+
+def transition_key(state: str, action: str) -> str:
+    """Return the hash of a transition, its state and the action's canonical form; the state it leads to has it too."""
+    return digest([state, canonical(action)])
+
+
+def write_store(
+    folder: Path, transitions: Iterable[Transition], branches: Iterable[Branch], provenance: Mapping[str, str]
+) -> None:
+    """Write both tables, sorted, so that equal content gives equal bytes; each file appears whole or not at all.
+
+    Args:
+        folder: folder of the store.
+        transitions: the transitions; one that comes several times is written once.
+        branches: the branches, in any order.
+        provenance: identifies the collection (see `verl_ee.experience.provenance`).
+    """
+    distinct = {transition.key: transition for transition in transitions}
+    transition_rows = [transition_row(distinct[key]) for key in sorted(distinct)]
+    in_order = sorted(branches, key=lambda branch: (branch.ref.trajectory, branch.ref.step, branch.order))
+    branch_rows = [_branch_row(branch) for branch in in_order]
+    write_table(folder / TRANSITIONS, transition_rows, TRANSITION_SCHEMA, provenance)
+    write_table(folder / BRANCHES, branch_rows, BRANCH_SCHEMA, provenance)
+
+
+def read_provenance(folder: Path) -> dict[str, str]:
+    """Return what identifies the collection that made a store.
+
+    Raises:
+        StoreError: if the store cannot be read.
+    """
+    return read_metadata(folder / BRANCHES)
+
+
+def read_branches(folder: Path) -> list[ExecutedBranch]:
+    """Read the branches of a store with their outcomes, in the order of the expert file.
+
+    Raises:
+        StoreError: if a file is missing, broken, of another version, or points to a transition that is not there.
+    """
+    outcomes = {row["key"]: _outcome(row) for row in read_table(folder / TRANSITIONS, TRANSITION_SCHEMA)}
+    branches = []
+    for row in read_table(folder / BRANCHES, BRANCH_SCHEMA):
+        outcome = outcomes.get(row["key"])
+        if outcome is None:
+            raise StoreError(
+                f"{folder / BRANCHES}: transition {row['key'][:12]} is not in {TRANSITIONS}. Collect again."
+            )
+        ref = StateRef(row["trajectory"], row["step"])
+        branches.append(ExecutedBranch(ref, row["proposer"], row["key"], outcome))
+    return branches
+
+
+def transition_row(transition: Transition) -> TableRow:
+    """Return the row of a transition, with the columns of `TRANSITION_SCHEMA`."""
+    return {
+        "key": transition.key,
+        "state": transition.state,
+        "task": transition.task,
+        "prefix": list(transition.prefix),
+        **vars(transition.outcome),
+    }
+
+
+def transition_of(row: TableRow) -> Transition:
+    """Return the transition of a row with the columns of `TRANSITION_SCHEMA`."""
+    return Transition(row["key"], row["state"], row["task"], tuple(row["prefix"]), _outcome(row))
+
+
+def _outcome(row: TableRow) -> Outcome:
+    return Outcome(row["action"], row["observation"], row["valid"], row["done"])
+
+
+def _branch_row(branch: Branch) -> TableRow:
+    return {
+        "trajectory": branch.ref.trajectory,
+        "step": branch.ref.step,
+        "order": branch.order,
+        "proposer": branch.proposer,
+        "policy": branch.policy,
+        "sampling": branch.sampling,
+        "key": branch.transition,
+    }

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
-from verl_ee.config import EndpointConfig
-from verl_ee.errors import ConfigError, ExampleError, StoreError, WriteError
-from verl_ee.experience.files.atomic import write_json
+from verl_ee.config import WriterConfig
+from verl_ee.errors import ConfigError, ExampleError, WriteError
+from verl_ee.objectives.spending import TokenLedger
 from verl_ee.objectives.text_writing import TextRequest
 from verl_ee.prompts.text import Message
+
+if TYPE_CHECKING:
+    import openai
+    from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
 PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds before the first further attempt, doubled for each one, and the most that a server may ask for."""
@@ -23,34 +27,37 @@ FOR_NOW = (408, 409, 429)
 """Refusals that may pass, besides every error of the server's own."""
 SECRET = 8
 """Characters; a shorter key is no secret but the placeholder of a server without keys."""
-SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class _Session:
+    """One call of the writer.
+
+    Attributes:
+        client: of the server.
+        slots: one for each request that may be under way.
+        ended: notified whenever a request has ended.
+    """
+
+    client: openai.AsyncOpenAI
+    slots: asyncio.Semaphore
+    ended: asyncio.Condition = field(default_factory=asyncio.Condition)
 
 
 class EndpointWriter:
-    """Asks a server; what it answers is kept by the caller, batch by batch.
+    """A language model behind a server; the caller keeps its texts, batch by batch.
 
     Attributes:
-        prompt_tokens: read so far, as the server counts; where it does not say, one per byte, the most there can be.
-        completion_tokens: written so far, likewise.
         stop: why nothing more is asked: the spending limit, a refusal, or too many failures in a row.
     """
 
-    name = "endpoint"
+    kind = "endpoint"
 
-    def __init__(
-        self,
-        config: EndpointConfig,
-        temperature: float,
-        max_tokens: int,
-        ledger: Path | None = None,
-        pause: float = PAUSE,
-    ) -> None:
+    def __init__(self, config: WriterConfig, ledger: Path | None = None, pause: float = PAUSE) -> None:
         """Prepare to ask; no request is made yet.
 
         Args:
-            config: server, model, limits.
-            temperature: of the texts.
-            max_tokens: of one text; one that reaches it is cut off, and empty.
+            config: server, limits and sampling; a text that reaches its `max_tokens` is cut off, and empty.
             ledger: file that keeps what was spent, so that a repeated command goes on counting; None forgets it.
             pause: seconds before the first further attempt.
 
@@ -59,165 +66,164 @@ class EndpointWriter:
             StoreError: if the ledger is broken.
         """
         check_endpoint(config)
-        self._config, self._temperature, self._max_tokens = config, temperature, max_tokens
-        self._ledger, self._pause = ledger, pause
-        self.prompt_tokens, self.completion_tokens = _read_ledger(ledger)
-        self._under_way = 0
+        self._config, self._endpoint, self._pause = config, config.endpoint, pause
+        self._ledger = TokenLedger(ledger, config.endpoint.token_limit)
+        self._failures_in_a_row = 0
         self.stop: ExampleError | None = None
-        self._failures = 0
 
     def write(self, requests: Sequence[TextRequest], /) -> Sequence[str | None]:
         """Return a text per request: empty where the server gave none, None where it is to be asked again."""
-        return asyncio.run(self._write(requests))
+        return asyncio.run(self._write_all(requests))
 
-    async def _write(self, requests: Sequence[TextRequest]) -> list[str | None]:
+    async def _write_all(self, requests: Sequence[TextRequest]) -> list[str | None]:
         import openai
 
-        turns, freed = asyncio.Semaphore(self._config.concurrency), asyncio.Condition()
         client = openai.AsyncOpenAI(
-            base_url=self._config.url,
-            api_key=os.environ[self._config.key_variable],
+            base_url=self._endpoint.url,
+            api_key=os.environ[self._endpoint.key_variable],
             max_retries=0,
-            timeout=self._config.timeout,
+            timeout=self._endpoint.timeout,
         )
-
-        async def one(request: TextRequest) -> str | None:
-            prompt = request.prompt
-            most = _bytes(prompt) + self._max_tokens
-            async with turns:
-                async with freed:
-                    await freed.wait_for(lambda: self.stop is not None or self._affordable())
-                    self._check_spending()
-                    # What is under way when the writer stops is paid for, and kept.
-                    if self.stop is not None:
-                        return None
-                    self._under_way += most
-                try:
-                    return await self._ask(client, prompt)
-                finally:
-                    self._under_way -= most
-                    async with freed:
-                        freed.notify_all()
-
+        session = _Session(client, asyncio.Semaphore(self._endpoint.concurrency))
         async with client:
-            texts = list(await asyncio.gather(*(one(request) for request in requests)))
+            texts = await asyncio.gather(*(self._write_one(session, request.prompt) for request in requests))
+        if self.stop is not None:
+            return list(texts)
         # A failed request is given up only while the server answers others.
-        return texts if self.stop is not None else [text or "" for text in texts]
+        return [text or "" for text in texts]
 
-    async def _ask(self, client: Any, prompt: list[Message]) -> str | None:
-        """Return what the server wrote, and None if it failed."""
+    async def _write_one(self, session: _Session, prompt: list[Message]) -> str | None:
+        """Return the text of a request when its turn comes, and None if it failed or was not made."""
+        most_tokens = _byte_count(prompt) + self._config.max_tokens
+        async with session.slots:
+            async with session.ended:
+                await session.ended.wait_for(lambda: self.stop is not None or self._ledger.allows_request)
+                self._check_spending()
+                # Requests under way when the writer stops are paid for, and their texts are kept.
+                if self.stop is not None:
+                    return None
+                self._ledger.reserve(most_tokens)
+            try:
+                return await self._ask(session.client, prompt)
+            finally:
+                self._ledger.release(most_tokens)
+                async with session.ended:
+                    session.ended.notify_all()
+
+    async def _ask(self, client: openai.AsyncOpenAI, prompt: list[Message]) -> str | None:
+        """Return the text of the server, empty if it gave none, and None if the request failed."""
         import openai
 
         try:
-            answer = await self._attempts(client, prompt)
+            answer = await self._answer(client, prompt)
             self._count(answer, prompt)
             choice = answer.choices[0]
             text = choice.message.content if choice.finish_reason == "stop" else ""
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             self.stop = ExampleError(
-                f"{self._config.url} refuses to serve model {self._config.model!r} (status {error.status_code}). Check "
-                f"early_experience.reflection.endpoint and the key in ${self._config.key_variable}."
+                f"{self._endpoint.url} refuses to serve model {self._endpoint.model!r} (status {error.status_code}). "
+                f"Check {self._config.key('endpoint')} and the key in ${self._endpoint.key_variable}."
             )
             return None
         except WriteError:
             raise
         except Exception as error:  # there is no list of what a broken server makes the client raise
-            self._failed(error)
+            self._count_failure(error)
             return None
-        self._failures = 0
-        return self._safe(text) if isinstance(text, str) else ""
+        self._failures_in_a_row = 0
+        return self._without_key(text) if isinstance(text, str) else ""
 
-    async def _attempts(self, client: Any, prompt: list[Message]) -> Any:
+    async def _answer(self, client: openai.AsyncOpenAI, prompt: list[Message]) -> ChatCompletion:
         """Ask until the server answers, refuses for good, or has been asked often enough."""
         import openai
 
-        for left in range(self._config.retries, -1, -1):
+        attempt = 0
+        while True:
             try:
                 # The client's own limit is one per read: a server that trickles would keep it for ever.
-                async with asyncio.timeout(self._config.timeout):
+                async with asyncio.timeout(self._endpoint.timeout):
                     return await client.chat.completions.create(
-                        model=self._config.model,
-                        messages=prompt,
-                        temperature=self._temperature,
-                        max_tokens=self._max_tokens,
+                        model=self._endpoint.model,
+                        messages=cast("list[ChatCompletionMessageParam]", prompt),
+                        temperature=self._config.temperature,
+                        max_tokens=self._config.max_tokens,
                     )
             except (TimeoutError, openai.APIConnectionError, openai.APIStatusError) as error:
-                response = getattr(error, "response", None)
-                refused = response is not None and response.status_code < 500 and response.status_code not in FOR_NOW
-                if refused or not left:
+                response = error.response if isinstance(error, openai.APIStatusError) else None
+                is_final = response is not None and response.status_code < 500 and response.status_code not in FOR_NOW
+                if is_final or attempt == self._endpoint.retries:
                     raise
-                pause = self._pause * 2 ** (self._config.retries - left) * random.uniform(0.75, 1.0)
-                asked = _seconds(response.headers.get("retry-after")) if response is not None else 0.0
-            await asyncio.sleep(min(max(pause, asked), LONGEST_PAUSE))
-        return None
+                asked_pause = 0.0 if response is None else _seconds(response.headers.get("retry-after"))
+            pause = self._pause * 2**attempt * random.uniform(0.75, 1.0)
+            await asyncio.sleep(min(max(pause, asked_pause), LONGEST_PAUSE))
+            attempt += 1
 
-    def _count(self, answer: Any, prompt: list[Message]) -> None:
+    def _count(self, answer: object, prompt: list[Message]) -> None:
+        """Count the tokens of an answer; where the server does not say them, the most that there can be."""
         usage = getattr(answer, "usage", None)
-        read, written = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
-        self.prompt_tokens += read if isinstance(read, int) and read >= 0 else _bytes(prompt)
-        self.completion_tokens += written if isinstance(written, int) and written >= 0 else self._max_tokens
-        if self._ledger is not None:
-            spent = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
-            write_json(self._ledger, {"schema": SCHEMA} | spent)
-
-    def _affordable(self) -> bool:
-        """Return whether one more request cannot take more than one request's tokens above the limit."""
-        limit, spent = self._config.token_limit, self.prompt_tokens + self.completion_tokens
-        return limit is None or not self._under_way or spent + self._under_way < limit
+        prompt_tokens = _token_count(usage, "prompt_tokens")
+        completion_tokens = _token_count(usage, "completion_tokens")
+        self._ledger.add(
+            _byte_count(prompt) if prompt_tokens is None else prompt_tokens,
+            self._config.max_tokens if completion_tokens is None else completion_tokens,
+        )
 
     def _check_spending(self) -> None:
-        limit, spent = self._config.token_limit, self.prompt_tokens + self.completion_tokens
-        if self.stop is None and limit is not None and spent >= limit:
+        limit = self._endpoint.token_limit
+        if self.stop is None and limit is not None and self._ledger.spent.total >= limit:
             self.stop = ExampleError(
-                f"Texts have taken {spent:,} tokens from {self._config.url}, and "
-                f"early_experience.reflection.endpoint.token_limit={limit:,} allows no more. What was written before "
-                "is kept; raise the limit and repeat the command."
+                f"Texts have taken {self._ledger.spent.total:,} tokens from {self._endpoint.url}, and "
+                f"{self._config.key('endpoint.token_limit')}={limit:,} allows no more. What was written "
+                "before is kept; raise the limit and repeat the command."
             )
 
-    def _failed(self, error: Exception) -> None:
-        self._failures += 1
-        if self._failures > self._config.max_failures and self.stop is None:
-            reason = (self._safe(str(error)).strip() or type(error).__name__).splitlines()[0][:200]
+    def _count_failure(self, error: Exception) -> None:
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row > self._endpoint.max_failures and self.stop is None:
+            message = self._without_key(str(error)).strip() or type(error).__name__
             self.stop = ExampleError(
-                f"{self._failures} requests to {self._config.url} in a row failed, each after up to "
-                f"{self._config.retries} retries; the last one said: {type(error).__name__}: {reason}. What was "
-                "written before is kept; repeat the command when the server answers."
+                f"{self._failures_in_a_row} requests to {self._endpoint.url} in a row failed, each after up to "
+                f"{self._endpoint.retries} retries; the last one said: {type(error).__name__}: "
+                f"{message.splitlines()[0][:200]}. What was written before is kept; repeat the command when the "
+                "server answers."
             )
 
-    def _safe(self, text: str) -> str:
+    def _without_key(self, text: str) -> str:
         """Return a text without what cannot be written: halves of characters, and the key of a server that echoes."""
-        key = os.environ[self._config.key_variable]
+        key = os.environ[self._endpoint.key_variable]
         text = text.encode("utf-8", "replace").decode("utf-8")
         return text.replace(key, "***") if len(key) >= SECRET else text
 
 
-def check_endpoint(config: EndpointConfig) -> None:
-    """Refuse what can be known to be wrong before the first request.
+def check_endpoint(config: WriterConfig) -> None:
+    """Refuse an endpoint that cannot serve, as far as that shows before the first request.
 
     Raises:
         ConfigError: naming the key, and the fix.
     """
-    where = "early_experience.reflection.endpoint"
-    for name in ("url", "model"):
-        if not getattr(config, name):
-            raise ConfigError(f"{where}.{name} has no value, but a writer that is 'endpoint' needs it.")
-    if not _is_url(config.url):
-        raise ConfigError(f"{where}.url={config.url!r} is no address. Give one like http://localhost:8000/v1.")
-    key = os.environ.get(config.key_variable)
+    endpoint = config.endpoint
+    for name, value in (("url", endpoint.url), ("model", endpoint.model)):
+        if not value:
+            raise ConfigError(f"{config.key(f'endpoint.{name}')} has no value, but a writer with kind=endpoint needs it.")
+    if not _is_url(endpoint.url):
+        raise ConfigError(
+            f"{config.key('endpoint.url')}={endpoint.url!r} is no address. Give one like http://localhost:8000/v1."
+        )
+    key = os.environ.get(endpoint.key_variable)
     if not key:
         raise ConfigError(
-            f"The environment variable {config.key_variable} is not set ({where}.key_variable). Put the server's key "
-            "into it; any text will do for a server without one."
+            f"The environment variable {endpoint.key_variable} is not set ({config.key('endpoint.key_variable')}). Put "
+            "the server's key into it; any text will do for a server without one."
         )
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(
-            f"The environment variable {config.key_variable} holds what cannot be part of a key, such as a space or "
-            "the end of a line. Set it again."
+            f"The environment variable {endpoint.key_variable} holds a character that cannot be part of a key, such as "
+            "a space or the end of a line. Set it again."
         )
     try:
         import openai  # noqa: F401
     except ImportError:
-        raise ConfigError("A writer that is 'endpoint' needs the package openai. Install it.") from None
+        raise ConfigError("A writer with kind=endpoint needs the package openai. Install it.") from None
 
 
 def _is_url(url: str) -> bool:
@@ -228,26 +234,20 @@ def _is_url(url: str) -> bool:
         return False
 
 
-def _bytes(prompt: list[Message]) -> int:
+def _byte_count(prompt: list[Message]) -> int:
     """Return the most tokens that a prompt can have."""
     return sum(len(message["content"].encode("utf-8", "replace")) for message in prompt)
 
 
-def _seconds(value: str | None) -> float:
-    """Return what a server asks to wait, 0 where it does not say it as a number."""
+def _token_count(usage: object, name: str) -> int | None:
+    """Return a number of tokens of an answer, or None if the server does not say it."""
+    count = getattr(usage, name, None)
+    return count if isinstance(count, int) and count >= 0 else None
+
+
+def _seconds(header: str | None) -> float:
+    """Return the pause that a server asks for, 0 where it does not say it as a number."""
     try:
-        return max(float(value or 0.0), 0.0)
+        return max(float(header or 0.0), 0.0)
     except ValueError:
         return 0.0
-
-
-def _read_ledger(path: Path | None) -> tuple[int, int]:
-    if path is None or not path.exists():
-        return 0, 0
-    try:
-        spent = json.loads(path.read_text(encoding="utf-8"))
-        if spent["schema"] != SCHEMA:
-            raise ValueError
-        return int(spent["prompt_tokens"]), int(spent["completion_tokens"])
-    except (ValueError, KeyError, TypeError):
-        raise StoreError(f"{path} does not say what was spent. Delete it to count from zero.") from None

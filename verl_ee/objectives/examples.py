@@ -1,17 +1,13 @@
-"""Training examples of every objective: rows of text, encoded."""
+"""Training examples: rows of text as token ids, and the limit on their length."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from verl_ee.config.models import Objective
-from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ExampleError
-from verl_ee.experience.store import ExecutedBranch
-from verl_ee.objectives.reflection.rationales import Rationale
-from verl_ee.objectives.rows import Row, imitation_rows, reflection_rows, world_model_rows
-from verl_ee.objectives.targets import TargetBuilder, raw_target
+from verl_ee.objectives.rows import Row
 from verl_ee.prompts.text import Message
 
 EncodePrompt = Callable[[list[Message]], list[int]]
@@ -20,10 +16,10 @@ EncodeTarget = Callable[[str], list[int]]
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns messages and targets into token ids.
+    """Functions that turn messages and targets into token ids.
 
     Attributes:
-        prompt: the very function that rollouts use, so prompts are equal token for token.
+        prompt: encodes messages, with the very function of the rollouts: prompts are equal token for token.
         target: encodes a response, its end-of-turn token included.
     """
 
@@ -40,7 +36,7 @@ class Example:
         target: token ids that are learned, but for those that `learned` leaves out.
         objective: the objective it belongs to.
         weight: factor of its tokens' loss.
-        provenance: where it comes from: trajectory, step and, for a branch, the transition.
+        provenance: its origin: trajectory, step and, for a branch, the transition.
         learned: for each token of the target, whether it is learned; None: all of them.
     """
 
@@ -57,11 +53,11 @@ class Example:
 
 @dataclass
 class ExampleSet:
-    """Examples of one stage and what was left out.
+    """Examples of one stage.
 
     Attributes:
-        examples: what fits.
-        dropped: provenance of what was over the limit.
+        examples: those within the length limit.
+        dropped: provenance and length of the others.
     """
 
     examples: list[Example] = field(default_factory=list)
@@ -75,37 +71,11 @@ def encode(rows: Iterable[Row], encoder: Encoder) -> Iterator[Example]:
         yield Example(tuple(prompt), tuple(target), row.objective, provenance=row.provenance)
 
 
-def imitation(trajectories: Iterable[ExpertTrajectory], encoder: Encoder, history_length: int) -> Iterable[Example]:
-    """Yield the encoded `imitation_rows`."""
-    return encode(imitation_rows(trajectories, history_length), encoder)
-
-
-def reflection(
-    trajectories: Sequence[ExpertTrajectory],
-    reflections: Iterable[Rationale],
-    encoder: Encoder,
-    history_length: int,
-) -> Iterable[Example]:
-    """Yield the encoded `reflection_rows`."""
-    return encode(reflection_rows(trajectories, reflections, history_length), encoder)
-
-
-def world_model(
-    trajectories: Sequence[ExpertTrajectory],
-    outcomes: Iterable[ExecutedBranch],
-    encoder: Encoder,
-    history_length: int,
-    target: TargetBuilder = raw_target,
-) -> Iterable[Example]:
-    """Yield the encoded `world_model_rows`."""
-    return encode(world_model_rows(trajectories, outcomes, history_length, target), encoder)
-
-
 def within_length(examples: Iterable[Example], max_length: int, max_dropped: float, stage: str) -> ExampleSet:
-    """Keep the examples that fit; a target is never cut.
+    """Return the examples within the length limit; a target is never cut.
 
     Args:
-        examples: what to choose from.
+        examples: all of the stage.
         max_length: tokens of prompt and target together.
         max_dropped: share of examples that may be over the limit.
         stage: named in messages.
@@ -123,10 +93,10 @@ def within_length(examples: Iterable[Example], max_length: int, max_dropped: flo
     if not total:
         raise ExampleError(f"Stage {stage!r} has no examples. Give expert trajectories, or collect branches first.")
     if not result.examples or len(result.dropped) > max_dropped * total:
-        shown = "; ".join(result.dropped[:3])
+        first = "; ".join(result.dropped[:3])
         raise ExampleError(
             f"Stage {stage!r}: {len(result.dropped)} of {total} examples are longer than {max_length} tokens, more "
-            f"than early_experience.max_dropped={max_dropped:g} allows ({shown}). Raise data.max_prompt_length or "
+            f"than early_experience.max_dropped={max_dropped:g} allows ({first}). Raise data.max_prompt_length or "
             "data.max_response_length, or lower early_experience.history_length."
         )
     return result

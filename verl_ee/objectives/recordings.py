@@ -1,23 +1,29 @@
-"""What an expert writes to the agent loops of a job, and what was recorded of it: two Parquet files."""
+"""Demonstrations for the agent loops of a job, and the recording of what the loops made of them: two Parquet files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from verl_ee.errors import ExampleError, ExampleFileError
 from verl_ee.experience.files.atomic import atomic
+from verl_ee.experience.files.parquet import TableRow
+from verl_ee.experience.files.versions import FileFormat, check_version
 from verl_ee.objectives.examples import Example
 
 COLUMN = "expert_responses"
 SCHEMA = "verl_ee.recording"
-VERSION = 1
-_FORM = pa.schema(
+_AGAIN = "Remove it; it is made again."
+RECORDING = FileFormat(
+    1, ExampleFileError, "is no recording of verl_ee", _AGAIN, fix_newer=_AGAIN, name=SCHEMA
+)
+_COLUMNS = pa.schema(
     [
         ("prompt", pa.list_(pa.int64())),
         ("target", pa.list_(pa.int64())),
@@ -29,12 +35,12 @@ _FORM = pa.schema(
 
 @dataclass(frozen=True)
 class Recording:
-    """What the agent loops of a job made of its demonstrations.
+    """The examples that the agent loops of a job made of its demonstrations.
 
     Attributes:
         examples: of imitation, one per output of an agent loop, in the order of the rows.
         failed: one line for each demonstration that gave no example: its row, and why.
-        rows: of the file.
+        rows: number of demonstrations in the file.
     """
 
     examples: Sequence[Example]
@@ -42,8 +48,25 @@ class Recording:
     rows: int
 
 
+@dataclass(frozen=True)
+class _Header:
+    """The metadata of a recording's file.
+
+    Attributes:
+        schema: name and version of the format.
+        source: hash of the demonstrations.
+        failed: see `Recording`.
+        rows: see `Recording`.
+    """
+
+    schema: str
+    source: str
+    failed: list[str]
+    rows: int
+
+
 def read_responses(path: Path) -> list[list[str]]:
-    """Return what the expert writes in each row of a file of demonstrations.
+    """Return the expert's responses of each row of a file of demonstrations.
 
     Args:
         path: Parquet file of verl dataset rows, with a column `expert_responses`.
@@ -55,33 +78,23 @@ def read_responses(path: Path) -> list[list[str]]:
         raise ExampleFileError(
             f"{path} does not end in .parquet, by which verl knows the format. Rename or convert it."
         )
-    try:
-        file = pq.ParquetFile(path)
-        if COLUMN not in file.schema_arrow.names:
-            raise ExampleFileError(
-                f"{path} has no column {COLUMN!r}; it has {', '.join(file.schema_arrow.names)}. Add it: for each row "
-                "the list of what the expert writes, one text per turn of the assistant."
-            )
-        found = file.read([COLUMN]).column(COLUMN).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise ExampleFileError(f"{path} cannot be read as Parquet ({reason}). Name an existing file.") from None
-    if not found:
+    responses = _response_column(path)
+    if not responses:
         raise ExampleFileError(f"{path} has no rows. Name a file that holds some.")
-    for row, texts in enumerate(found):
+    for index, texts in enumerate(responses):
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
             raise ExampleFileError(
-                f"{path}, row {row}: {COLUMN}={texts!r}; expected a list with at least one text, none of them empty. "
+                f"{path}, row {index}: {COLUMN}={texts!r}; expected a list with at least one text, none of them empty. "
                 "The first row is 0. Repair the row, or leave it out."
             )
-    return found
+    return responses
 
 
 def check_failures(recording: Recording, path: Path, max_dropped: float) -> None:
     """Refuse a recording of which too much failed.
 
     Args:
-        recording: what was recorded.
+        recording: the recording.
         path: the file of demonstrations.
         max_dropped: share of the rows that may fail.
 
@@ -102,26 +115,18 @@ def write_recording(path: Path, recording: Recording, source: str) -> None:
 
     Args:
         path: the file.
-        recording: what to write.
+        recording: the recording.
         source: hash of the demonstrations.
     """
-    rows = [
-        {
-            "prompt": list(item.prompt),
-            "target": list(item.target),
-            "learned": None if item.learned is None else list(item.learned),
-            "provenance": item.provenance,
-        }
-        for item in recording.examples
-    ]
-    about = {"schema": f"{SCHEMA}/{VERSION}", "source": source, "failed": recording.failed, "rows": recording.rows}
-    table = pa.Table.from_pylist(rows, _FORM.with_metadata({SCHEMA: json.dumps(about)}))
+    header = _Header(RECORDING.labelled(RECORDING.version), source, list(recording.failed), recording.rows)
+    columns = _COLUMNS.with_metadata({SCHEMA: json.dumps(asdict(header))})
+    table = pa.Table.from_pylist([_table_row(example) for example in recording.examples], columns)
     with atomic(path) as temporary:
         pq.write_table(table, temporary)
 
 
 def read_recording(path: Path, source: str) -> Recording | None:
-    """Return what an earlier job has recorded from the same demonstrations, or None.
+    """Return the recording that an earlier job made of the same demonstrations, or None.
 
     Args:
         path: the file.
@@ -134,23 +139,44 @@ def read_recording(path: Path, source: str) -> Recording | None:
         return None
     try:
         table = pq.read_table(path)
-        about = json.loads((table.schema.metadata or {})[SCHEMA.encode()])
-    except (OSError, pa.ArrowException, KeyError, ValueError):
-        raise ExampleFileError(f"{path} is no recording of verl_ee. Remove it; it is made again.") from None
-    if about["schema"] != f"{SCHEMA}/{VERSION}":
-        raise ExampleFileError(
-            f"{path} has schema {about['schema']}; this verl_ee reads {SCHEMA}/{VERSION}. Remove it; it is made again."
-        )
-    if about["source"] != source:
+        header = TypeAdapter(_Header).validate_json((table.schema.metadata or {})[SCHEMA.encode()])
+    except (OSError, pa.ArrowException, KeyError, ValidationError):
+        raise ExampleFileError(f"{path} {RECORDING.broken}. {RECORDING.fix}") from None
+    check_version(header.schema.removeprefix(f"{SCHEMA}/"), RECORDING, path)
+    if header.source != source:
         return None
-    examples = [
-        Example(
-            tuple(row["prompt"]),
-            tuple(row["target"]),
-            "imitation",
-            provenance=row["provenance"],
-            learned=None if row["learned"] is None else tuple(row["learned"]),
-        )
-        for row in table.to_pylist()
-    ]
-    return Recording(examples, about["failed"], about["rows"])
+    return Recording([_example(row) for row in table.to_pylist()], header.failed, header.rows)
+
+
+def _response_column(path: Path) -> list[list[str]]:
+    """Return the column of responses, whose items may be of any type."""
+    try:
+        file = pq.ParquetFile(path)
+        if COLUMN not in file.schema_arrow.names:
+            raise ExampleFileError(
+                f"{path} has no column {COLUMN!r}; it has {', '.join(file.schema_arrow.names)}. Add it: for each row "
+                "the list of what the expert writes, one text per turn of the assistant."
+            )
+        return file.read([COLUMN]).column(COLUMN).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise ExampleFileError(f"{path} cannot be read as Parquet ({reason}). Name an existing file.") from None
+
+
+def _table_row(example: Example) -> TableRow:
+    return {
+        "prompt": list(example.prompt),
+        "target": list(example.target),
+        "learned": None if example.learned is None else list(example.learned),
+        "provenance": example.provenance,
+    }
+
+
+def _example(row: TableRow) -> Example:
+    return Example(
+        tuple(row["prompt"]),
+        tuple(row["target"]),
+        "imitation",
+        provenance=row["provenance"],
+        learned=None if row["learned"] is None else tuple(row["learned"]),
+    )

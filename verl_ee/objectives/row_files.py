@@ -22,7 +22,7 @@ from verl_ee.objectives.rows import Row, Turns, row_to_json, rows_from_json
 SCHEMA = "verl_ee.examples"
 VERSION = 1
 STEMS: dict[Objective, str] = {"imitation": "expert_sft", "world_model": "iwm_sft", "reflection": "reflection_sft"}
-"""Names of the three files."""
+"""Names of the authors' three files, without the ending; every objective has one."""
 PARQUET = pa.schema(
     [
         ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
@@ -36,19 +36,22 @@ _FIX = "Repair it, or make the file again."
 def export_messages(folder: Path, rows: Mapping[Objective, Iterable[Row]]) -> dict[Path, int]:
     """Write the three files, those for which there are rows, and return how many each has."""
     counts = {}
-    for objective, found in rows.items():
+    for objective, objective_rows in rows.items():
         path = folder / f"{STEMS[objective]}.jsonl"
+        counts[path] = 0
         with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            counts[path] = sum(1 for row in found if file.write(_line(row_to_json(row))))
+            for row in objective_rows:
+                file.write(_line(row_to_json(row)))
+                counts[path] += 1
     return counts
 
 
 def export_parquet(folder: Path, rows: Mapping[Objective, Iterable[Row]]) -> dict[Path, int]:
     """Write a Parquet file per objective, for verl's SFT trainer, and return how many rows each has."""
     counts = {}
-    for objective, found in rows.items():
+    for objective, objective_rows in rows.items():
         path = folder / f"{objective}.parquet"
-        table = pa.Table.from_pylist([row_to_json(row) for row in found], PARQUET)
+        table = pa.Table.from_pylist([row_to_json(row) for row in objective_rows], PARQUET)
         with atomic(path) as temporary:
             pq.write_table(table, temporary)
         counts[path] = table.num_rows
@@ -59,8 +62,9 @@ def import_messages(path: Path, turns: Turns | None = None) -> Iterator[Row]:
     """Yield the rows of the three files in a folder, or of a single file in that form.
 
     Args:
-        path: folder or file; how the name of a file begins tells the objective of rows that do not say it.
-        turns: which messages of the assistant are learned where a conversation has several: the last, or all.
+        path: folder or file. Rows that do not say their objective have that of the file, whose name begins with its
+            stem.
+        turns: which messages of the assistant are learned if there are several; None refuses such a conversation.
 
     Raises:
         ExampleFileError: with file, line, what is wrong and what to do.
@@ -70,9 +74,10 @@ def import_messages(path: Path, turns: Turns | None = None) -> Iterator[Row]:
     if not files:
         raise ExampleFileError(f"{path} holds none of {', '.join(names)}. Name a folder that does, or files.")
     for file in files:
-        objective = next((name for name, stem in STEMS.items() if file.name.startswith(stem)), None)
+        objective = next((objective for objective, stem in STEMS.items() if file.name.startswith(stem)), None)
         for where, item in read_objects(file, ExampleFileError, _FIX):
-            yield from rows_from_json(item, where, objective, turns, file.name + where.removeprefix(str(file)))
+            provenance = file.name + where.removeprefix(str(file))
+            yield from rows_from_json(item, where, objective, turns, provenance)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> Counter[Objective]:

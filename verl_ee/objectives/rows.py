@@ -1,13 +1,14 @@
 """Training examples as text: chat messages to read, and the assistant's message that is learned.
 
-Whatever is trained on is a row first. A job encodes rows with its tokenizer; an export writes them as they are.
+Every example but a recorded one is a row first. A job encodes rows with its tokenizer; an export writes them as they
+are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, cast, get_args
 
 from verl_ee.config.models import Objective
 from verl_ee.envs import ExpertTrajectory
@@ -20,6 +21,7 @@ from verl_ee.objectives.targets import TargetBuilder, raw_target
 from verl_ee.prompts.text import Message, render_outcome, render_policy, render_response, render_world_model
 
 Turns = Literal["last", "all"]
+"""The messages of the assistant that are learned, where a conversation has several."""
 ROLES = ("system", "user", "assistant")
 _KEYS = ("messages", "objective", "provenance", "metadata", "tools")
 
@@ -32,7 +34,7 @@ class Row:
         prompt: messages that are only read, at least one.
         target: text of the assistant's message that is learned.
         objective: the objective it belongs to.
-        provenance: where it comes from.
+        provenance: its origin: trajectory, step and, for a branch, the transition.
     """
 
     prompt: tuple[Message, ...]
@@ -50,52 +52,55 @@ def imitation_rows(trajectories: Iterable[ExpertTrajectory], history_length: int
     """Yield one row per expert step: the state, then the expert's thought (if it has one) and action."""
     for index, trajectory in enumerate(trajectories):
         for step, state in enumerate(expert_states(trajectory, history_length)):
-            expert = trajectory.steps[step]
-            response = render_response(expert.action, expert.thought)
+            expert_step = trajectory.steps[step]
+            response = render_response(expert_step.action, expert_step.thought)
             yield Row(tuple(render_policy(state)), response, "imitation", f"trajectory {index}, step {step}")
 
 
 def reflection_rows(
-    trajectories: Sequence[ExpertTrajectory], reflections: Iterable[Rationale], history_length: int
+    trajectories: Sequence[ExpertTrajectory], rationales: Iterable[Rationale], history_length: int
 ) -> Iterator[Row]:
     """Yield one row per accepted rationale: the state, then the rationale and the expert's action (equation 4).
 
     The action is attached here, as the expert took it; neither alternatives nor outcomes are in the input.
     """
     states = [expert_states(trajectory, history_length) for trajectory in trajectories]
-    for item in reflections:
-        if item.accepted:
-            action = trajectories[item.trajectory].steps[item.step].action
-            prompt = render_policy(states[item.trajectory][item.step])
-            provenance = f"trajectory {item.trajectory}, step {item.step}, {item.writer}"
-            yield Row(tuple(prompt), render_response(action, item.text), "reflection", provenance)
+    for rationale in rationales:
+        if not rationale.accepted:
+            continue
+        ref = rationale.ref
+        prompt = render_policy(states[ref.trajectory][ref.step])
+        response = render_response(trajectories[ref.trajectory].steps[ref.step].action, rationale.text)
+        provenance = f"trajectory {ref.trajectory}, step {ref.step}, {rationale.writer}"
+        yield Row(tuple(prompt), response, "reflection", provenance)
 
 
 def world_model_rows(
     trajectories: Sequence[ExpertTrajectory],
-    outcomes: Iterable[ExecutedBranch],
+    branches: Iterable[ExecutedBranch],
     history_length: int,
     target: TargetBuilder = raw_target,
 ) -> Iterator[Row]:
-    """Yield one row per branch: the state and an action, then what it led to (equation 3).
+    """Yield one row per branch: the state and an action, then the outcome of the action (equation 3).
 
     An expert's thoughts are no part of a state, so they are not in the input.
     """
     states = [expert_states(trajectory, history_length) for trajectory in trajectories]
-    for outcome in outcomes:
-        state = states[outcome.trajectory][outcome.step]
-        prompt = render_world_model(state, outcome.action)
-        provenance = f"trajectory {outcome.trajectory}, step {outcome.step}, {outcome.transition[:12]}"
-        yield Row(tuple(prompt), render_outcome(target(state, outcome)), "world_model", provenance)
+    for branch in branches:
+        ref = branch.ref
+        state = states[ref.trajectory][ref.step]
+        prompt = render_world_model(state, branch.outcome.action)
+        provenance = f"trajectory {ref.trajectory}, step {ref.step}, {branch.transition[:12]}"
+        yield Row(tuple(prompt), render_outcome(target(state, branch)), "world_model", provenance)
 
 
-def row_to_json(row: Row) -> dict[str, Any]:
+def row_to_json(row: Row) -> dict[str, object]:
     """Return a row as a JSON object."""
     return {"messages": row.messages, "objective": row.objective, "provenance": row.provenance}
 
 
 def rows_from_json(
-    item: Mapping[str, Any], where: str, objective: Objective | None, turns: Turns | None, provenance: str
+    item: Mapping[str, object], where: str, objective: Objective | None, turns: Turns | None, provenance: str
 ) -> Iterator[Row]:
     """Yield the rows of a JSON object: one, or one per message of the assistant.
 
@@ -115,11 +120,49 @@ def rows_from_json(
             f"{where}: 'tools' are not rendered. Write them into the system message, and drop the key."
         )
     objective = _objective(item, objective, where)
-    provenance = (
-        provenance if item.get("provenance") is None else typed_value(item, "provenance", str, where, ExampleFileError)
-    )
+    if item.get("provenance") is not None:
+        provenance = typed_value(item, "provenance", str, where, ExampleFileError)
     listed = typed_value(item, "messages", list, where, ExampleFileError)
-    messages = [_message(listed[index], index, f"{where}, message {index + 1}") for index in range(len(listed))]
+    messages = [_message(message, index, f"{where}, message {index + 1}") for index, message in enumerate(listed)]
+    replies = _reply_indices(messages, turns, where)
+    for index in replies if turns == "all" else replies[-1:]:
+        _check_reply(messages, index, f"{where}, message {index + 1}")
+        is_one_of_several = turns == "all" and len(replies) > 1
+        origin = f"{provenance}, message {index + 1}" if is_one_of_several else provenance
+        yield Row(tuple(messages[:index]), messages[index]["content"], objective, origin)
+
+
+def _objective(item: Mapping[str, object], of_file: Objective | None, where: str) -> Objective:
+    """Return the objective of a JSON object: its own, else that of its file."""
+    own = item.get("objective")
+    if own is None:
+        if of_file is None:
+            raise ExampleFileError(
+                f"{where}: the objective is not known. Add the key 'objective' ({', '.join(get_args(Objective))}), or "
+                "give the file the name of one of the three."
+            )
+        return of_file
+    if own not in get_args(Objective):
+        raise ExampleFileError(f"{where}: unknown objective {own!r}. {did_you_mean(str(own), get_args(Objective))}")
+    if of_file is not None and own != of_file:
+        raise ExampleFileError(f"{where}: objective {own!r} in a file of {of_file!r}. Move the line to its own file.")
+    return cast(Objective, own)
+
+
+def _message(message: object, index: int, where: str) -> Message:
+    if not isinstance(message, dict):
+        raise ExampleFileError(f"{where}: expected a JSON object, found {type(message).__name__}.")
+    check_keys(message, ("role", "content"), where, ExampleFileError)
+    role = typed_value(message, "role", str, where, ExampleFileError)
+    if role not in ROLES:
+        raise ExampleFileError(f"{where}: unknown role {role!r}. {did_you_mean(role, ROLES)} Only text is learned.")
+    if role == "system" and index > 0:
+        raise ExampleFileError(f"{where}: only the first message may be the system's.")
+    return {"role": role, "content": typed_value(message, "content", str, where, ExampleFileError)}
+
+
+def _reply_indices(messages: Sequence[Message], turns: Turns | None, where: str) -> list[int]:
+    """Return the indices of the assistant's messages; there is at least one, and the conversation ends with it."""
     replies = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not replies or replies[-1] != len(messages) - 1:
         raise ExampleFileError(
@@ -130,40 +173,12 @@ def rows_from_json(
             f"{where}: {len(replies)} messages are the assistant's. Say which are learned: --turns last if the row is "
             "one state with its past, --turns all if it is a whole episode."
         )
-    for index in replies if turns == "all" else replies[-1:]:
-        origin = f"{provenance}, message {index + 1}" if turns == "all" and len(replies) > 1 else provenance
-        if not messages[index]["content"].strip():
-            raise ExampleFileError(f"{where}, message {index + 1}: there is no text to learn. Drop the line.")
-        if index == 0 or messages[index - 1]["role"] != "user":
-            raise ExampleFileError(
-                f"{where}, message {index + 1}: the assistant answers no user. Put its message first."
-            )
-        yield Row(tuple(messages[:index]), messages[index]["content"], objective, origin)
+    return replies
 
 
-def _objective(item: Mapping[str, Any], objective: Objective | None, where: str) -> Objective:
-    given = item.get("objective")
-    if given is None and objective is None:
-        raise ExampleFileError(
-            f"{where}: the objective is not known. Add the key 'objective' ({', '.join(get_args(Objective))}), or give "
-            "the file the name of one of the three."
-        )
-    if given is not None and given not in get_args(Objective):
-        raise ExampleFileError(f"{where}: unknown objective {given!r}. {did_you_mean(str(given), get_args(Objective))}")
-    if given is not None and objective is not None and given != objective:
-        raise ExampleFileError(
-            f"{where}: objective {given!r} in a file of {objective!r}. Move the line to its own file."
-        )
-    return objective if given is None else given  # type: ignore[return-value]
-
-
-def _message(message: Any, index: int, where: str) -> Message:
-    if not isinstance(message, dict):
-        raise ExampleFileError(f"{where}: expected a JSON object, found {type(message).__name__}.")
-    check_keys(message, ("role", "content"), where, ExampleFileError)
-    role = typed_value(message, "role", str, where, ExampleFileError)
-    if role not in ROLES:
-        raise ExampleFileError(f"{where}: unknown role {role!r}. {did_you_mean(role, ROLES)} Only text is learned.")
-    if role == "system" and index > 0:
-        raise ExampleFileError(f"{where}: only the first message may be the system's.")
-    return {"role": role, "content": typed_value(message, "content", str, where, ExampleFileError)}
+def _check_reply(messages: Sequence[Message], index: int, where: str) -> None:
+    """Refuse a message of the assistant that cannot be learned."""
+    if not messages[index]["content"].strip():
+        raise ExampleFileError(f"{where}: there is no text to learn. Drop the line.")
+    if index == 0 or messages[index - 1]["role"] != "user":
+        raise ExampleFileError(f"{where}: the assistant answers no user. Put its message first.")

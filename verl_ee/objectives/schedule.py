@@ -11,9 +11,9 @@ from verl_ee.config import StageConfig
 from verl_ee.objectives.examples import Example
 
 
-def optimizer_steps_of(stage: StageConfig, examples: int) -> int:
+def optimizer_steps_of(stage: StageConfig, example_count: int) -> int:
     """Return the number of optimizer steps of a stage: the last batch of an epoch may be smaller."""
-    return stage.epochs * math.ceil(examples / stage.batch_size)
+    return stage.epochs * math.ceil(example_count / stage.batch_size)
 
 
 def batches(stage: StageConfig, examples: Sequence[Example], steps: int | None = None) -> Iterator[list[Example]]:
@@ -24,15 +24,7 @@ def batches(stage: StageConfig, examples: Sequence[Example], steps: int | None =
         examples: of every objective of the stage.
         steps: stop after so many batches; None for all epochs.
     """
-
-    def whole() -> Iterator[list[Example]]:
-        for epoch in range(stage.epochs):
-            order = list(range(len(examples)))
-            random.Random(f"{stage.seed}:{epoch}").shuffle(order)
-            for start in range(0, len(order), stage.batch_size):
-                yield [examples[index] for index in order[start : start + stage.batch_size]]
-
-    return itertools.islice(whole(), steps)
+    return itertools.islice(_all_batches(stage, examples), steps)
 
 
 def learning_rate(stage: StageConfig, step: int, total: int) -> float:
@@ -52,3 +44,11 @@ def learning_rate(stage: StageConfig, step: int, total: int) -> float:
         return stage.lr
     progress = (step - warmup) / max(1, total - warmup)
     return stage.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _all_batches(stage: StageConfig, examples: Sequence[Example]) -> Iterator[list[Example]]:
+    for epoch in range(stage.epochs):
+        order = list(range(len(examples)))
+        random.Random(f"{stage.seed}:{epoch}").shuffle(order)
+        for start in range(0, len(order), stage.batch_size):
+            yield [examples[index] for index in order[start : start + stage.batch_size]]

@@ -1,39 +1,33 @@
-"""Which examples each stage learns from, and for how many steps."""
+"""The examples of each stage, and the number of its optimizer steps."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
 
-from verl_ee.config import EarlyExperienceConfig, Objective, StageConfig, WorldModelConfig, built
+from verl_ee.config import EarlyExperienceConfig, Objective, StageConfig, built
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import StoreError
-from verl_ee.experience.proposers import EXPERT
 from verl_ee.experience.store import ExecutedBranch, read_branches
+from verl_ee.objectives.branch_selection import allowed_branches, within_budget
 from verl_ee.objectives.examples import Encoder, Example, ExampleSet, encode, within_length
 from verl_ee.objectives.reflection.rationales import read_rationales
 from verl_ee.objectives.rows import Row, imitation_rows, reflection_rows, world_model_rows
 from verl_ee.objectives.schedule import optimizer_steps_of
-from verl_ee.objectives.summaries import SUMMARIES_FILE as SUMMARIES
-from verl_ee.objectives.summaries import SummaryRequest, read_summaries, summary_requests
-from verl_ee.objectives.targets import TargetBuilder, difference_target, raw_target, summary_target, template_target
-
-_Item = TypeVar("_Item")
+from verl_ee.objectives.summaries import SUMMARIES_FILE, SummaryRequest, read_summaries, summary_requests
+from verl_ee.objectives.targets import target_builder
 
 
 class StageRows:
-    """What each objective learns from, as text."""
+    """The rows of each objective of a job: the text that it learns."""
 
     def __init__(
         self,
         config: EarlyExperienceConfig,
         trajectories: Sequence[ExpertTrajectory],
         stores: Mapping[str, Path],
-        written: Path,
-        given: Mapping[Objective, Sequence[Row]] | None = None,
+        texts: Path,
+        given_rows: Mapping[Objective, Sequence[Row]] | None = None,
     ) -> None:
         """Prepare to read.
 
@@ -41,80 +35,95 @@ class StageRows:
             config: of the job.
             trajectories: of the expert file.
             stores: folder of each set of branches.
-            written: folder of the rationales and the summaries.
-            given: rows of `early_experience.examples`; an objective that has some is not built.
+            texts: folder of the rationales and the summaries.
+            given_rows: rows of `early_experience.examples`; an objective that has some is not built.
         """
-        self._config, self._trajectories = config, trajectories
-        self._stores, self._written, self._given = stores, written, given or {}
+        self._config = config
+        self._trajectories = trajectories
+        self._stores = stores
+        self._texts = texts
+        self._given_rows = given_rows or {}
 
     def rows(self, objective: Objective) -> Iterable[Row]:
-        """Return what a stage with this objective learns.
+        """Return the rows that a stage with this objective learns.
 
         Raises:
             StoreError: if branches, rationales or summaries cannot be read.
         """
-        length = self._config.history_length
         if objective == "world_model":
-            return self._modelled()
-        if objective in self._given:
-            return self._given[objective]
+            return self._world_model_rows()
+        if objective in self._given_rows:
+            return self._given_rows[objective]
         if objective == "imitation":
-            return imitation_rows(self._trajectories, length)
-        return reflection_rows(self._trajectories, read_rationales(self._written), length)
+            return imitation_rows(self._trajectories, self._config.history_length)
+        return reflection_rows(self._trajectories, read_rationales(self._texts), self._config.history_length)
 
     def summary_requests(self) -> list[SummaryRequest]:
-        """Return the transitions that need a summary: those that the world model learns from, if it predicts summaries.
+        """Return the transitions that need a summary: those of the world model, if it predicts summaries.
 
         Raises:
             StoreError: if branches cannot be read.
         """
-        if self._config.world_model.target != "summary" or "world_model" not in built(self._config, list(self._given)):
+        predicts_summaries = self._config.world_model.target == "summary"
+        if not predicts_summaries or "world_model" not in built(self._config, list(self._given_rows)):
             return []
         return summary_requests(self._trajectories, self._branches())
 
-    def _modelled(self) -> Sequence[Row]:
-        settings, given = self._config.world_model, self._given.get("world_model")
-        if given is not None:
-            return _sample(given, self._limit(), settings.seed)
-        outcomes, texts = self._branches(), {}
-        if settings.target == "summary":
-            texts = read_summaries(self._written)
-            outcomes = [item for item in outcomes if _summary_of(item, texts, self._written)]
-        builder = target_builder(settings, texts)
-        return list(world_model_rows(self._trajectories, outcomes, self._config.history_length, builder))
+    def _world_model_rows(self) -> Sequence[Row]:
+        config = self._config.world_model
+        given_rows = self._given_rows.get("world_model")
+        if given_rows is not None:
+            return within_budget(given_rows, self._budget(), config.seed)
+        branches, summaries = self._branches(), dict[str, str]()
+        if config.target == "summary":
+            summaries = read_summaries(self._texts)
+            branches = [branch for branch in branches if self._summary_of(branch, summaries)]
+        builder = target_builder(config, summaries)
+        return list(world_model_rows(self._trajectories, branches, self._config.history_length, builder))
 
     def _branches(self) -> Sequence[ExecutedBranch]:
         """Return the branches that the settings and the budget of the world model let through."""
-        settings = self._config.world_model
-        outcomes = allowed_branches(read_branches(self._stores[settings.collect]), settings)
-        return _sample(outcomes, self._limit(), settings.seed)
+        config = self._config.world_model
+        branches = allowed_branches(read_branches(self._stores[config.collect]), config)
+        return within_budget(branches, self._budget(), config.seed)
 
-    def _limit(self) -> int | None:
-        """Return how many branches the budget lets through, or None for all."""
-        settings = self._config.world_model
-        if settings.budget == "one_to_one":
-            return self._size("imitation")
-        imitation = next((stage for stage in self._config.stages.values() if _imitates(stage)), None)
-        if settings.budget == "full" or imitation is None:
+    def _summary_of(self, branch: ExecutedBranch, summaries: Mapping[str, str]) -> str:
+        if branch.transition not in summaries:
+            raise StoreError(
+                f"{self._texts / SUMMARIES_FILE} says nothing of transition {branch.transition[:12]} (trajectory "
+                f"{branch.ref.trajectory}, step {branch.ref.step}): it was written for other branches. Delete it to "
+                "have them written again."
+            )
+        return summaries[branch.transition]
+
+    def _budget(self) -> int | None:
+        """Return how many branches the budget of the world model lets through, or None for all."""
+        config = self._config.world_model
+        if config.budget == "one_to_one":
+            return self._example_count("imitation")
+        imitation = self._stages_with("imitation")
+        if config.budget == "full" or not imitation:
             return None
-        model = next(stage for stage in self._config.stages.values() if "world_model" in stage.objectives)
-        steps = round(
-            settings.matched_share * optimizer_steps_of(imitation, sum(map(self._size, imitation.objectives)))
-        )
+        steps_alone = optimizer_steps_of(imitation[0], sum(map(self._example_count, imitation[0].objectives)))
+        steps = round(config.matched_share * steps_alone)
+        stage = self._stages_with("world_model")[0]
         # Whole epochs, so that no step is taken beyond the budget.
-        return max(1, steps // model.epochs * model.batch_size)
+        return max(1, steps // stage.epochs * stage.batch_size)
 
-    def _size(self, objective: Objective) -> int:
-        """Return how many examples an objective has that does not depend on the budget."""
-        if objective in self._given:
-            return len(self._given[objective])
+    def _stages_with(self, objective: Objective) -> list[StageConfig]:
+        return [stage for stage in self._config.stages.values() if objective in stage.objectives]
+
+    def _example_count(self, objective: Objective) -> int:
+        """Return the number of examples of an objective other than the world model, whose number the budget sets."""
+        if objective in self._given_rows:
+            return len(self._given_rows[objective])
         if objective == "reflection":
-            return sum(item.accepted for item in read_rationales(self._written))
-        return sum(len(item.steps) for item in self._trajectories)
+            return sum(rationale.accepted for rationale in read_rationales(self._texts))
+        return sum(len(trajectory.steps) for trajectory in self._trajectories)
 
 
 class StageData(StageRows):
-    """The examples and the length of every stage of a method."""
+    """The examples and the number of steps of every stage of a job."""
 
     def __init__(
         self,
@@ -122,9 +131,9 @@ class StageData(StageRows):
         trajectories: Sequence[ExpertTrajectory],
         encoder: Encoder,
         stores: Mapping[str, Path],
-        written: Path,
+        texts: Path,
         max_length: int,
-        given: Mapping[Objective, Sequence[Row]] | None = None,
+        given_rows: Mapping[Objective, Sequence[Row]] | None = None,
         recorded: Sequence[Example] | None = None,
     ) -> None:
         """Prepare the stages.
@@ -134,99 +143,45 @@ class StageData(StageRows):
             trajectories: of the expert file.
             encoder: of prompts and targets.
             stores: folder of each set of branches.
-            written: folder of the rationales and the summaries.
+            texts: folder of the rationales and the summaries.
             max_length: tokens of an example.
-            given: rows of `early_experience.examples`; an objective that has some is not built.
+            given_rows: rows of `early_experience.examples`; an objective that has some is not built.
             recorded: examples of imitation, in place of the expert file's.
         """
-        super().__init__(config, trajectories, stores, written, given)
+        super().__init__(config, trajectories, stores, texts, given_rows)
         self._encoder, self._max_length, self._recorded = encoder, max_length, recorded
 
     def examples(self, name: str) -> ExampleSet:
-        """Return what a stage learns from; a stage with several objectives has all of their examples.
+        """Return the examples of a stage; a stage with several objectives has those of all.
 
         Raises:
             ExampleError: if there is nothing, or too much is over the length limit.
             StoreError: if branches, rationales or summaries cannot be read.
         """
         objectives = self._config.stages[name].objectives
-        found = (example for objective in objectives for example in self._encoded(objective))
-        return within_length(found, self._max_length, self._config.max_dropped, name)
+        examples = (example for objective in objectives for example in self._encoded(objective))
+        return within_length(examples, self._max_length, self._config.max_dropped, name)
+
+    def steps(self, name: str, example_count: int) -> int:
+        """Return the number of optimizer steps of a stage.
+
+        Args:
+            name: of the stage.
+            example_count: number of its examples.
+        """
+        stage = self._config.stages[name]
+        steps = optimizer_steps_of(stage, example_count)
+        if self._config.world_model.budget != "matched" or "imitation" not in stage.objectives:
+            return steps
+        world_model_stages = self._stages_with("world_model")
+        return max(1, steps - sum(optimizer_steps_of(item, len(self._world_model_rows())) for item in world_model_stages))
 
     def _encoded(self, objective: Objective) -> Iterable[Example]:
         if objective == "imitation" and self._recorded is not None:
             return self._recorded
         return encode(self.rows(objective), self._encoder)
 
-    def _size(self, objective: Objective) -> int:
+    def _example_count(self, objective: Objective) -> int:
         if objective == "imitation" and self._recorded is not None:
             return len(self._recorded)
-        return super()._size(objective)
-
-    def steps(self, name: str, examples: int) -> int:
-        """Return the optimizer steps of a stage.
-
-        Args:
-            name: of the stage.
-            examples: that it has.
-        """
-        stage = self._config.stages[name]
-        total = optimizer_steps_of(stage, examples)
-        if self._config.world_model.budget != "matched" or not _imitates(stage):
-            return total
-        models = [item for item in self._config.stages.values() if "world_model" in item.objectives]
-        return max(1, total - sum(optimizer_steps_of(item, len(self._modelled())) for item in models))
-
-
-def allowed_branches(outcomes: Sequence[ExecutedBranch], settings: WorldModelConfig) -> list[ExecutedBranch]:
-    """Return the branches that the world model may learn from.
-
-    Args:
-        outcomes: of the set.
-        settings: whether the expert's are among them, and how large a share may be refused actions.
-    """
-    kept = [item for item in outcomes if settings.include_expert_transition or item.proposer != EXPERT]
-    refused = [position for position, item in enumerate(kept) if not item.valid]
-    # As it is written: 0.6 / 0.4 is not 1.5 in floating point.
-    share = Fraction(str(settings.max_refused))
-    allowed = len(refused) if share >= 1 else int(share / (1 - share) * (len(kept) - len(refused)))
-    dropped = set(random.Random(f"{settings.seed}:refused").sample(refused, max(0, len(refused) - allowed)))
-    return [item for position, item in enumerate(kept) if position not in dropped]
-
-
-def target_builder(settings: WorldModelConfig, summaries: Mapping[str, str] | None = None) -> TargetBuilder:
-    """Return the builder of targets.
-
-    Args:
-        settings: which target.
-        summaries: by transition, for those that are predicted.
-
-    Raises:
-        ConfigError: if a template has a field that does not exist.
-    """
-    if settings.target == "template":
-        return template_target(settings.template or "")
-    if settings.target == "summary":
-        return summary_target(summaries or {})
-    return {"raw": raw_target, "difference": difference_target}[settings.target]
-
-
-def _summary_of(outcome: ExecutedBranch, texts: Mapping[str, str], folder: Path) -> str:
-    if outcome.transition not in texts:
-        raise StoreError(
-            f"{folder / SUMMARIES} says nothing of transition {outcome.transition[:12]} (trajectory "
-            f"{outcome.trajectory}, step {outcome.step}): it was written for other branches. Delete it to have them "
-            "written again."
-        )
-    return texts[outcome.transition]
-
-
-def _imitates(stage: StageConfig) -> bool:
-    return "imitation" in stage.objectives
-
-
-def _sample(items: Sequence[_Item], limit: int | None, seed: int) -> Sequence[_Item]:
-    if limit is None:
-        return items
-    positions = random.Random(f"{seed}:budget").sample(range(len(items)), min(limit, len(items)))
-    return [items[position] for position in sorted(positions)]
+        return super()._example_count(objective)

@@ -7,48 +7,53 @@ task (appendix B).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from verl_ee.config import WriterConfig
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ExampleError
-from verl_ee.experience.files.parquet import read_table
+from verl_ee.experience.files.parquet import TableRow, read_table
+from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.store import ExecutedBranch
 from verl_ee.objectives.text_writing import TextWriter, write_missing_texts
 from verl_ee.prompts.text import Message
 
 SUMMARIES_FILE = "summaries.parquet"
-SCHEMA = pa.schema([("transition", pa.string()), ("text", pa.string()), ("writer", pa.string())])
+SUMMARY_SCHEMA = pa.schema([("transition", pa.string()), ("text", pa.string()), ("writer", pa.string())])
 SYSTEM = "You report what an agent's action led to. You write only the report, in plain sentences."
 
 
 @dataclass(frozen=True)
 class SummaryRequest:
-    """All that a summary is written from: a task, an action and what it led to.
+    """An executed transition that needs a summary.
 
     Attributes:
-        transition: key of the executed transition.
-        task: what the agent was asked to do.
-        action: what it did.
-        observation: what came back.
-        valid: whether the environment took the action.
-        done: whether the episode ended with it.
+        transition: key of the transition.
+        task: the task of the agent.
+        outcome: the action of the agent, and what came back.
     """
 
     transition: str
     task: str
-    action: str
-    observation: str
-    valid: bool
-    done: bool
+    outcome: Outcome
+
+    @property
+    def key(self) -> str:
+        """Key of the summary among all of a file."""
+        return self.transition
 
     @property
     def prompt(self) -> list[Message]:
         """Messages that ask a language model for the summary."""
-        lines = [f"Task: {self.task}", f"What was done: {self.action}", "What came back:", self.observation]
-        lines += ["It was refused."] * (not self.valid) + ["The episode ended with it."] * self.done
+        outcome = self.outcome
+        lines = [f"Task: {self.task}", f"What was done: {outcome.action}", "What came back:", outcome.observation]
+        if not outcome.valid:
+            lines.append("It was refused.")
+        if outcome.done:
+            lines.append("The episode ended with it.")
         lines += [
             "",
             "Summarise what came back in two to four sentences: what the action changed, and what of it matters for "
@@ -58,52 +63,93 @@ class SummaryRequest:
         return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
 
+@dataclass(frozen=True)
+class Summary:
+    """A summary as it was written.
+
+    Attributes:
+        transition: key of the transition.
+        text: the summary, empty where none could be written.
+        writer: kind of the writer: `policy` or `endpoint`.
+    """
+
+    transition: str
+    text: str
+    writer: str
+
+    @property
+    def key(self) -> str:
+        """Key of the summary among all of a file."""
+        return self.transition
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no text could be written."""
+        return not self.text
+
+    def to_row(self) -> TableRow:
+        """Return the summary as a row of the file."""
+        return asdict(self)
+
+    @classmethod
+    def from_row(cls, row: TableRow) -> Summary:
+        """Return the summary of a row of the file."""
+        return cls(**row)
+
+
 def summary_requests(
-    trajectories: Sequence[ExpertTrajectory], outcomes: Iterable[ExecutedBranch]
+    trajectories: Sequence[ExpertTrajectory], branches: Iterable[ExecutedBranch]
 ) -> list[SummaryRequest]:
     """Return the distinct transitions of branches, in their order.
 
     Args:
         trajectories: of the expert file.
-        outcomes: the branches; several may point to one transition.
+        branches: executed branches; several may point to one transition.
     """
-    found: dict[str, SummaryRequest] = {}
-    for item in outcomes:
-        task = trajectories[item.trajectory].instruction
-        change = SummaryRequest(item.transition, task, item.action, item.observation, item.valid, item.done)
-        found.setdefault(item.transition, change)
-    return list(found.values())
+    requests: dict[str, SummaryRequest] = {}
+    for branch in branches:
+        task = trajectories[branch.ref.trajectory].instruction
+        requests.setdefault(branch.transition, SummaryRequest(branch.transition, task, branch.outcome))
+    return list(requests.values())
 
 
 def write_summaries(
-    folder: Path, found: Sequence[SummaryRequest], writer: TextWriter[SummaryRequest], max_dropped: float
-) -> dict[str, int]:
+    folder: Path,
+    requests: Sequence[SummaryRequest],
+    writer: TextWriter[SummaryRequest],
+    config: WriterConfig,
+    max_dropped: float,
+) -> list[Summary]:
     """Have a summary written for every transition that has none yet.
 
     Args:
-        folder: where `summaries.parquet` goes; a killed run's parts in it are taken up.
-        found: the transitions.
+        folder: of `summaries.parquet`; the parts that a killed run left in it are taken up.
+        requests: the transitions.
         writer: of the summaries.
-        max_dropped: share of them that may be empty, or cut off, which leaves nothing of them.
+        config: of the writer, whose key a message names.
+        max_dropped: share of the summaries that may be empty: the writer had nothing to say, or was cut off.
 
     Returns:
-        How many were `written`, and how many are `empty`: their branches are no examples.
+        All of them, in the order of the transitions; the branches of an empty one are no examples.
 
     Raises:
         ExampleError: if more are empty; the file is written before.
+        StoreError: if a file of an earlier run cannot be read.
     """
     path = folder / SUMMARIES_FILE
-    rows = write_missing_texts(
-        path, SCHEMA, ["transition"], found, writer, lambda change, text: _row(change, text, writer.name)
-    )
-    empty = sum(not row["text"] for row in rows)
-    if empty and (empty == len(rows) or empty > max_dropped * len(rows)):
+
+    def record(request: SummaryRequest, text: str) -> Summary:
+        return Summary(request.transition, text, writer.kind)
+
+    summaries = write_missing_texts(path, SUMMARY_SCHEMA, Summary, requests, writer, record)
+    empty = sum(summary.is_empty for summary in summaries)
+    if empty and (empty == len(summaries) or empty > max_dropped * len(summaries)):
         raise ExampleError(
-            f"{empty} of {len(rows)} summaries are empty or were cut off, more than early_experience.max_dropped="
-            f"{max_dropped:g} allows. Raise early_experience.reflection.max_tokens, or choose another "
+            f"{empty} of {len(summaries)} summaries are empty or were cut off, more than early_experience.max_dropped="
+            f"{max_dropped:g} allows. Raise {config.key('max_tokens')}, or choose another "
             f"early_experience.world_model.writer; delete {path} to have them written again."
         )
-    return {"written": len(rows) - empty, "empty": empty}
+    return summaries
 
 
 def read_summaries(folder: Path) -> dict[str, str]:
@@ -112,8 +158,5 @@ def read_summaries(folder: Path) -> dict[str, str]:
     Raises:
         StoreError: if the file is missing, broken or of another version.
     """
-    return {row["transition"]: row["text"] for row in read_table(folder / SUMMARIES_FILE, SCHEMA)}
-
-
-def _row(change: SummaryRequest, text: str, writer: str) -> dict[str, str]:
-    return {"transition": change.transition, "text": text, "writer": writer}
+    rows = read_table(folder / SUMMARIES_FILE, SUMMARY_SCHEMA)
+    return {summary.transition: summary.text for summary in map(Summary.from_row, rows)}

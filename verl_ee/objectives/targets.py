@@ -1,4 +1,4 @@
-"""What a world-model example asks for: builders that turn the outcome of an action into the text to predict.
+"""Targets of the world model: builders that turn the outcome of an action into the text to predict.
 
 The paper uses a different form in each environment (appendix B): raw observations in ALFWorld, ScienceWorld and
 Tau-Bench, summaries in WebShop, SearchQA and WebArena, templated text in TravelPlanner.
@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from string import Template
 
+from verl_ee.config import WorldModelConfig
 from verl_ee.errors import ConfigError, did_you_mean
 from verl_ee.experience.store import ExecutedBranch
 from verl_ee.prompts.state import State
@@ -19,28 +20,49 @@ FIELDS = ("task", "observation", "action", "outcome", "verdict", "end")
 NO_CHANGE = "Nothing changes."
 
 
-def raw_target(state: State, outcome: ExecutedBranch) -> str:
+def target_builder(config: WorldModelConfig, summaries: Mapping[str, str] | None = None) -> TargetBuilder:
+    """Return the builder that a config asks for.
+
+    Args:
+        config: names the target, and the template of one.
+        summaries: by transition, for `target=summary`.
+
+    Raises:
+        ConfigError: if a template has a field that does not exist.
+    """
+    if config.target == "template":
+        return template_target(config.template or "")
+    if config.target == "summary":
+        return summary_target(summaries or {})
+    return difference_target if config.target == "difference" else raw_target
+
+
+def raw_target(state: State, branch: ExecutedBranch) -> str:
     """Return the observation as it came."""
-    return outcome.observation
+    return branch.outcome.observation
 
 
-def difference_target(state: State, outcome: ExecutedBranch) -> str:
+def difference_target(state: State, branch: ExecutedBranch) -> str:
     """Return the lines of the observation that the state's own observation does not have, and those that are gone.
 
     A line that is new begins with `+ `, one that is gone with `- `; an observation that is the same is `NO_CHANGE`.
     """
-    before, after = state.observation.splitlines(), outcome.observation.splitlines()
+    before, after = state.observation.splitlines(), branch.outcome.observation.splitlines()
     changes = [line for line in difflib.ndiff(before, after) if line[:2] in ("+ ", "- ")]
     return "\n".join(changes) or NO_CHANGE
 
 
-def summary_target(texts: Mapping[str, str]) -> TargetBuilder:
+def summary_target(summaries: Mapping[str, str]) -> TargetBuilder:
     """Return a builder that takes the summary of a transition.
 
     Args:
-        texts: by transition (see `verl_ee.objectives.summaries`).
+        summaries: by transition (see `verl_ee.objectives.summaries`).
     """
-    return lambda _, outcome: texts[outcome.transition]
+
+    def build(state: State, branch: ExecutedBranch) -> str:
+        return summaries[branch.transition]
+
+    return build
 
 
 def template_target(text: str) -> TargetBuilder:
@@ -53,20 +75,20 @@ def template_target(text: str) -> TargetBuilder:
     Raises:
         ConfigError: for a field that does not exist.
     """
-    filled = Template(text)
-    wrong = next((name for name in filled.get_identifiers() if name not in FIELDS), None)
-    if not filled.is_valid() or wrong is not None:
-        hint = did_you_mean(wrong, FIELDS) if wrong else f"Fields: {', '.join(f'${name}' for name in FIELDS)}."
+    template = Template(text)
+    unknown = next((name for name in template.get_identifiers() if name not in FIELDS), None)
+    if not template.is_valid() or unknown is not None:
+        hint = did_you_mean(unknown, FIELDS) if unknown else f"Fields: {', '.join(f'${name}' for name in FIELDS)}."
         raise ConfigError(f"World-model template {text!r} has an unknown field. {hint} A plain dollar is $$.")
 
-    def build(state: State, outcome: ExecutedBranch) -> str:
-        return filled.substitute(
+    def build(state: State, branch: ExecutedBranch) -> str:
+        return template.substitute(
             task=state.task,
             observation=state.observation,
-            action=outcome.action,
-            outcome=outcome.observation,
-            verdict="done" if outcome.valid else "refused",
-            end="The episode ends." if outcome.done else "",
+            action=branch.outcome.action,
+            outcome=branch.outcome.observation,
+            verdict="done" if branch.outcome.valid else "refused",
+            end="The episode ends." if branch.outcome.done else "",
         ).strip()
 
     return build

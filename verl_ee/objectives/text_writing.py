@@ -1,109 +1,122 @@
-"""Texts that somebody writes about what was executed: asked for once, kept in parts, and put together at the end."""
+"""Texts that a writer writes about executed transitions: each is written once, kept in parts, and put into one file."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from verl_ee.errors import ExampleError
-from verl_ee.experience.files.parquet import read_table, write_table
+from verl_ee.experience.files.parquet import TableRow, read_table, write_table
 from verl_ee.experience.files.part_files import PartFiles
+from verl_ee.experience.progress import progress_bar
 from verl_ee.prompts.text import Message
 
 BATCH = 64
-"""Texts asked for together; what a killed run loses at most."""
-BAR_SECONDS = 5.0
+"""Texts asked for together; a killed run loses no more."""
 
 
 class TextRequest(Protocol):
-    """What a text is asked for: a situation that needs a rationale, a transition that needs a summary."""
+    """The subject of one text: a situation that needs a rationale, a transition that needs a summary."""
+
+    @property
+    def key(self) -> Hashable:
+        """Key of the text among all of a file."""
 
     @property
     def prompt(self) -> list[Message]:
         """Chat messages that ask a language model for the text."""
 
 
-_Request = TypeVar("_Request")
-_Request_contra = TypeVar("_Request_contra", contravariant=True)
+class TextRecord(Protocol):
+    """A text that was written, as a row of a file."""
+
+    @property
+    def key(self) -> Hashable:
+        """Key of the request that it answers."""
+
+    def to_row(self) -> TableRow:
+        """Return the record as a row."""
+
+    @classmethod
+    def from_row(cls, row: TableRow) -> Self:
+        """Return the record of a row."""
 
 
-class TextWriter(Protocol[_Request_contra]):
-    """Writes one text per request. A language model reads nothing of a request but its `prompt`; a rule may read all.
+RequestT = TypeVar("RequestT", bound=TextRequest)
+RequestT_contra = TypeVar("RequestT_contra", bound=TextRequest, contravariant=True)
+RecordT = TypeVar("RecordT", bound=TextRecord)
+
+
+class TextWriter(Protocol[RequestT_contra]):
+    """Writer of one text per request. A language model reads only the `prompt` of a request; a rule may read all of it.
 
     Attributes:
-        name: kept with every text.
+        kind: `policy`, `endpoint` or `template`; kept with every text.
         stop: why it wrote no more, if it left any request out.
     """
 
-    name: str
+    kind: str
     stop: ExampleError | None
 
-    def write(self, requests: Sequence[_Request_contra], /) -> Sequence[str | None]:
+    def write(self, requests: Sequence[RequestT_contra], /) -> Sequence[str | None]:
         """Return a text for each request, in order.
 
         It is empty where the writer had nothing to say or was cut off, and None where it was not asked any more.
         """
 
 
-def ask_writer(requests: Sequence[_Request], writer: TextWriter[_Request]) -> list[tuple[_Request, str]]:
-    """Return what a writer gave, without the white space around it; a request that it left out is not there.
-
-    Raises:
-        ExampleError: if it gave another number of texts than it was asked for.
-    """
-    texts = writer.write(requests)
-    if len(texts) != len(requests):
-        raise ExampleError(f"Writer {writer.name!r} gave {len(texts)} texts for {len(requests)} requests.")
-    return [(request, text.strip()) for request, text in zip(requests, texts, strict=True) if text is not None]
-
-
 def write_missing_texts(
     path: Path,
     schema: pa.Schema,
-    keys: Sequence[str],
-    requests: Sequence[_Request],
-    writer: TextWriter[_Request],
-    row: Callable[[_Request, str], dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """Have a text written for every request that has none yet, and write them all as one file.
+    record_type: type[RecordT],
+    requests: Sequence[RequestT],
+    writer: TextWriter[RequestT],
+    record_of: Callable[[RequestT, str], RecordT],
+) -> list[RecordT]:
+    """Have a text written for every request that has none yet, and write all records into one file.
 
     Args:
-        path: of the file; parts that a killed run left beside it are taken up, and so is the file itself.
+        path: of the file. If it exists, or a killed run left its parts, the texts in them are not written again.
         schema: of its rows.
-        keys: columns that tell requests apart, each an attribute of a request as well.
+        record_type: type of its records.
         requests: all of them.
         writer: of the texts.
-        row: makes the row of a request and its text.
+        record_of: makes the record of a request and its text.
 
     Returns:
-        The rows, in the order of the requests.
+        The records, in the order of the requests.
 
     Raises:
-        ExampleError: if the writer stopped; what it wrote before is kept.
+        ExampleError: if the writer stopped, or gave another number of texts than requested; earlier texts are kept.
         StoreError: if a file of an earlier run cannot be read.
     """
     parts = PartFiles(path.with_suffix(".parts"), schema)
-    before = read_table(path, schema) if path.exists() else []
-    done = {tuple(item[key] for key in keys): item for item in [*before, *parts.read()]}
-    places = [tuple(getattr(request, key) for key in keys) for request in requests]
-    left = [request for request, place in zip(requests, places, strict=True) if place not in done]
-    with tqdm(
-        total=len(requests), initial=len(requests) - len(left), desc=path.stem, unit="text", mininterval=BAR_SECONDS
-    ) as bar:
-        for start in range(0, len(left), BATCH):
-            rows = [row(request, text) for request, text in ask_writer(left[start : start + BATCH], writer)]
-            parts.write(rows)
-            done |= {tuple(item[key] for key in keys): item for item in rows}
-            bar.update(len(rows))
+    earlier_rows = [*(read_table(path, schema) if path.exists() else []), *parts.read()]
+    records = {record.key: record for record in map(record_type.from_row, earlier_rows)}
+    missing = [request for request in requests if request.key not in records]
+    with progress_bar(len(requests), path.stem, "text", initial=len(requests) - len(missing)) as bar:
+        for start in range(0, len(missing), BATCH):
+            texts = _write_texts(missing[start : start + BATCH], writer)
+            new_records = [record_of(request, text) for request, text in texts]
+            parts.write([record.to_row() for record in new_records])
+            records.update((record.key, record) for record in new_records)
+            bar.update(len(new_records))
             if writer.stop is not None:
-                rest = sum(place not in done for place in places)
-                raise ExampleError(f"{writer.stop} {rest} of {len(places)} texts are not written yet.")
-    result = [done[place] for place in places]
-    write_table(path, result, schema, {})
+                left = sum(request.key not in records for request in requests)
+                raise ExampleError(f"{writer.stop} {left} of {len(requests)} texts are not written yet.")
+    result = [records[request.key] for request in requests]
+    write_table(path, [record.to_row() for record in result], schema, {})
     shutil.rmtree(parts.folder, ignore_errors=True)
     return result
+
+
+def _write_texts(requests: Sequence[RequestT], writer: TextWriter[RequestT]) -> list[tuple[RequestT, str]]:
+    """Return each request with its text, without the white space around it; requests that were left out are missing."""
+    texts = writer.write(requests)
+    if len(texts) != len(requests):
+        raise ExampleError(f"Writer {writer.kind!r} gave {len(texts)} texts for {len(requests)} requests.")
+    return [(request, text.strip()) for request, text in zip(requests, texts, strict=True) if text is not None]

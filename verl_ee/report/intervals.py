@@ -19,6 +19,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from verl_ee.run.stage_result import Share
+
 Z = 1.959963984540054
 """97.5 % quantile of the standard normal distribution: 2.5 % on either side."""
 
@@ -29,33 +31,6 @@ class Interval:
 
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class Share:
-    """Part of the episodes that succeeded.
-
-    Attributes:
-        value: between 0 and 1.
-        episodes: at least 1.
-
-    Raises:
-        ValueError: if either is out of its range.
-    """
-
-    value: float
-    episodes: int
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.value <= 1.0:
-            raise ValueError(f"a share lies between 0 and 1, found {self.value!r}")
-        if self.episodes < 1:
-            raise ValueError(f"a share needs at least one episode, found {self.episodes!r}")
-
-    @property
-    def interval(self) -> Interval:
-        """Wilson's score interval."""
-        return wilson(self)
 
 
 def wilson(share: Share) -> Interval:
@@ -83,16 +58,16 @@ def newcombe(later: Share, earlier: Share, correlation: float = 0.0) -> Interval
     Args:
         later: p1.
         earlier: p2.
-        correlation: of the outcomes of one episode in both, from `correlation`; 0: they are independent.
+        correlation: of the outcomes of one episode in both, from `correlation_of`; 0: they are independent.
     """
     difference = later.value - earlier.value
-    one, two = wilson(later), wilson(earlier)
-    below = _side(later.value - one.low, two.high - earlier.value, correlation)
-    above = _side(one.high - later.value, earlier.value - two.low, correlation)
+    around_later, around_earlier = wilson(later), wilson(earlier)
+    below = _side(later.value - around_later.low, around_earlier.high - earlier.value, correlation)
+    above = _side(around_later.high - later.value, earlier.value - around_earlier.low, correlation)
     return Interval(difference - below, difference + above)
 
 
-def correlation(pairs: Sequence[tuple[bool, bool]]) -> float:
+def correlation_of(pairs: Sequence[tuple[bool, bool]]) -> float:
     """Return the correlation of paired outcomes, with the continuity correction of Newcombe (1998), paired data.
 
     Of n pairs, a succeeded in both, b in the first alone, c in the second alone and d in neither. It is
@@ -103,12 +78,14 @@ def correlation(pairs: Sequence[tuple[bool, bool]]) -> float:
         pairs: of outcomes of the same episode.
     """
     counts = Counter(pairs)
-    a, b, c, d = (counts[key] for key in ((True, True), (True, False), (False, True), (False, False)))
+    a, b, c, d = counts[True, True], counts[True, False], counts[False, True], counts[False, False]
     spread = (a + b) * (c + d) * (a + c) * (b + d)
-    together = float(a * d - b * c)
-    if together > 0.0:
-        together = max(together - len(pairs) / 2, 0.0)
-    return together / math.sqrt(spread) if spread else 0.0
+    if not spread:
+        return 0.0
+    covariance = float(a * d - b * c)
+    if covariance > 0.0:
+        covariance = max(covariance - len(pairs) / 2, 0.0)
+    return covariance / math.sqrt(spread)
 
 
 def pooled(shares: Sequence[Share]) -> Share:
@@ -121,5 +98,6 @@ def pooled(shares: Sequence[Share]) -> Share:
     return Share(min(sum(share.value * share.episodes for share in shares) / episodes, 1.0), episodes)
 
 
-def _side(one: float, two: float, correlation: float) -> float:
-    return math.sqrt(max(one**2 - 2 * correlation * one * two + two**2, 0.0))
+def _side(later: float, earlier: float, correlation: float) -> float:
+    """Return how far one end of the interval lies from the difference."""
+    return math.sqrt(max(later**2 - 2 * correlation * later * earlier + earlier**2, 0.0))

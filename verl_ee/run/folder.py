@@ -1,45 +1,40 @@
-"""The folder of a run: what early experience leaves beside verl's checkpoints, and how far it got.
+"""The folder of a run: the path of everything that lies in it, and the rules for whoever works there.
 
 <trainer.default_local_dir>/
-    early_experience/state.json         which run this is, which stages have finished, how far training got
-    early_experience/lock               held by the job that works here
-    early_experience/store/<set>/       transitions.parquet, branches.parquet
-    early_experience/cache/             executed transitions that several sets share
+    early_experience/state.json           which run this is, which stages have finished, how far training got
+    early_experience/lock                 held by the job that works here
+    early_experience/store/<set>/         transitions.parquet, branches.parquet
+    early_experience/cache/               executed transitions that several sets share
     early_experience/reflections.parquet  rationales, accepted and rejected
-    early_experience/summaries.parquet  of what was executed, where a world model predicts them
-    early_experience/recording.parquet  what agent loops made of the demonstrations
+    early_experience/summaries.parquet    summaries of executed transitions, where a world model predicts them
+    early_experience/recording.parquet    demonstrations as the job's agent loops recorded them
+    early_experience/endpoint_<writer>.json  tokens that a writer's server has read and written
     early_experience/<stage>/global_step_<n>/actor/  the policy after n steps of a stage, in verl's checkpoint layout
-    early_experience/metrics.jsonl      one line per optimizer step of mid-training and per step of GRPO
-    early_experience/summary.json       the result, rewritten after every stage
-    early_experience/error.json         the message that ended the run, if one did
-    global_step_0/                      the hand-over, in verl's own checkpoint layout
+    early_experience/metrics.jsonl        one line per optimizer step of mid-training and per step of GRPO
+    early_experience/summary.json         the result, rewritten after every stage
+    early_experience/error.json           the message that ended the run, if one did
+    early_experience/report.png           the plot of `verl-ee report`
+    job.log                               the output of the job
+    global_step_0/                        the hand-over, in verl's own checkpoint layout
+    global_step_<n>/                      GRPO's checkpoints, verl's own
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import socket
-import time
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from omegaconf import DictConfig
 
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.config.models import ROOT
-from verl_ee.errors import ConfigError, StageError, WriteError
-from verl_ee.experience.files.atomic import room_for, write_json
+from verl_ee.errors import ConfigError
+from verl_ee.run.error import RunError
 from verl_ee.run.identity import Identity, differences, identity_of
-from verl_ee.run.state import StageProgress
-
-SCHEMA = 2
-LOCK_SECONDS = 20
-"""Ray takes some seconds to end the processes of a job that was killed."""
+from verl_ee.run.lock import lock
+from verl_ee.run.state import RunState, StageProgress
 
 
 @dataclass(frozen=True)
@@ -47,8 +42,8 @@ class RunFolder:
     """Paths and state of a run.
 
     Attributes:
-        root: `trainer.default_local_dir`, absolute.
-        identity: of the job that works here.
+        root: `trainer.default_local_dir`.
+        identity: identity of the job that works here; empty for a reader.
     """
 
     root: Path
@@ -56,52 +51,114 @@ class RunFolder:
 
     @classmethod
     def of(cls, config: DictConfig, early: EarlyExperienceConfig) -> RunFolder:
-        """Return the folder of a job."""
+        """Return the folder of a job.
+
+        Raises:
+            ConfigError: if a file that the job names cannot be read.
+        """
         return cls(Path(config.trainer.default_local_dir).expanduser().absolute(), identity_of(config, early))
 
     @property
-    def own(self) -> Path:
-        """The part that early experience writes."""
-        return self.root / "early_experience"
+    def files(self) -> Path:
+        """The part that early experience writes; the files of rationales and summaries lie directly in it."""
+        return self.root / ROOT
 
-    def store(self, name: str) -> Path:
-        """The transition store of a set of branches."""
-        return self.own / "store" / name
+    @property
+    def state_path(self) -> Path:
+        """The file of `RunState`."""
+        return self.files / "state.json"
+
+    @property
+    def summary_path(self) -> Path:
+        """The file of `RunSummary`."""
+        return self.files / "summary.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """The file of `RunMetrics`."""
+        return self.files / "metrics.jsonl"
+
+    @property
+    def error_path(self) -> Path:
+        """The file of `RunError`."""
+        return self.files / "error.json"
+
+    @property
+    def recording_path(self) -> Path:
+        """The demonstrations as the job's agent loops recorded them."""
+        return self.files / "recording.parquet"
 
     @property
     def cache(self) -> Path:
-        """What the sets of branches share while they are collected."""
-        return self.own / "cache"
+        """The transition cache that the sets of branches share while they are collected."""
+        return self.files / "cache"
 
-    def checkpoint(self, stage: str, step: int) -> Path:
-        """The actor checkpoint after `step` optimizer steps of a stage."""
-        return self.own / stage / f"global_step_{step}" / "actor"
+    @property
+    def report_plot(self) -> Path:
+        """The plot that `verl-ee report` draws."""
+        return self.files / "report.png"
+
+    @property
+    def job_log(self) -> Path:
+        """The output of the job."""
+        return self.root / "job.log"
 
     @property
     def hand_over(self) -> Path:
         """The checkpoint with which GRPO begins."""
-        return self.root / "global_step_0"
+        return self.grpo_checkpoint(0)
 
-    def finished(self) -> list[str]:
-        """Return the stages that have finished, oldest first; empty in a new folder.
+    def store(self, name: str) -> Path:
+        """Return the transition store of a set of branches."""
+        return self.files / "store" / name
+
+    def ledger(self, writer: str) -> Path:
+        """Return the file that counts the tokens of a writer's server.
+
+        Args:
+            writer: name of the writer in `early_experience.writers`.
+        """
+        return self.files / f"endpoint_{writer}.json"
+
+    def checkpoint(self, stage: str, step: int) -> Path:
+        """Return the actor checkpoint after `step` optimizer steps of a stage."""
+        return self.files / stage / f"global_step_{step}" / "actor"
+
+    def grpo_checkpoint(self, step: int) -> Path:
+        """Return verl's checkpoint after `step` steps of GRPO."""
+        return self.root / f"global_step_{step}"
+
+    def finished(self) -> tuple[str, ...]:
+        """Return what has finished, oldest first; empty in a new folder.
 
         Raises:
             StageError: if the state file is broken or of another schema.
         """
-        return list(self._state().get("finished", []))
+        return self._state().finished
 
-    def trained(self) -> dict[str, StageProgress]:
-        """Return how far each stage was trained, in the order in which they were."""
-        return {name: StageProgress(**item) for name, item in self._state().get("trained", {}).items()}
+    def trained(self) -> Mapping[str, StageProgress]:
+        """Return the progress of each stage that has a checkpoint, in the order in which they were trained.
 
-    def finish(self, *stages: str) -> None:
+        Raises:
+            StageError: if the state file is broken or of another schema.
+        """
+        return self._state().trained
+
+    def finish(self, *names: str) -> None:
         """Record that stages have finished, in one step."""
-        self._write(finished=[*self.finished(), *stages])
+        self._state().with_finished(*names).write(self.state_path)
 
     def reach(self, stage: str, progress: StageProgress) -> None:
         """Record how far a stage was trained; its checkpoint must have been saved before."""
-        trained = {name: asdict(item) for name, item in (self.trained() | {stage: progress}).items()}
-        self._write(trained=trained)
+        self._state().with_progress(stage, progress).write(self.state_path)
+
+    def write_error(self, error: BaseException, stage: str) -> None:
+        """Write what ended the run, where that can still be written."""
+        RunError.of(error, stage).write(self.error_path)
+
+    def clear_error(self) -> None:
+        """Remove what an earlier attempt left in `error.json`."""
+        self.error_path.unlink(missing_ok=True)
 
     def check_free(self, resume_mode: str, force: bool = False) -> None:
         """Refuse a folder that cannot be written, or holds another run.
@@ -112,29 +169,24 @@ class RunFolder:
 
         Raises:
             ConfigError: naming the folder, what it holds and the way out.
+            StageError: if the state file is broken or of another schema.
         """
-        where = f"trainer.default_local_dir={str(self.root)!r}"
-        self._check_writable(where)
-        checkpoints = sorted(path.name for path in self.root.glob("global_step_*"))
-        state = self._state()
-        if not state:
-            if checkpoints:
-                raise ConfigError(
-                    f"{where} holds checkpoints ({', '.join(checkpoints[:3])}) of a run without early experience. "
-                    "Choose another folder; to start from those weights, set actor_rollout_ref.model.path to the "
-                    "merged model (python -m verl.model_merger)."
-                )
+        folder = f"trainer.default_local_dir={str(self.root)!r}"
+        self._check_writable(folder)
+        state = RunState.read(self.state_path)
+        if state is None:
+            self._check_no_checkpoints(folder)
             return
-        found = differences(state["identity"], self.identity)
-        if found and not force:
+        differing = differences(state.identity, self.identity)
+        if differing and not force:
             raise ConfigError(
-                f"{where} holds a run with other settings or files:\n  " + "\n  ".join(found) + "\nChoose another "
+                f"{folder} holds a run with other settings or files:\n  " + "\n  ".join(differing) + "\nChoose another "
                 f"folder, repeat the command that made it to resume it, or add {ROOT}.resume=force to go on with "
                 "what differs: finished stages stay as they are."
             )
         if resume_mode == "disable":
             raise ConfigError(
-                f"{where} already holds this run, and trainer.resume_mode='disable' would overwrite it. "
+                f"{folder} already holds this run, and trainer.resume_mode='disable' would overwrite it. "
                 "Choose another folder, or use trainer.resume_mode=auto."
             )
 
@@ -142,67 +194,29 @@ class RunFolder:
         """Keep other jobs out of the folder for as long as the returned file is open.
 
         Raises:
-            ConfigError: if another job works there, and does not end in `LOCK_SECONDS`.
+            ConfigError: if another job works there, and does not end in `verl_ee.run.lock.LOCK_SECONDS`.
         """
-        path = self.own / "lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    file.seek(0)
-                    raise ConfigError(
-                        f"trainer.default_local_dir={str(self.root)!r} is in use by another job ({file.read().strip()})"
-                        ". Wait for its end, stop it, or choose another folder."
-                    ) from None
-            time.sleep(0.2)
-        with room_for(path):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-        return file
+        return lock(self.files / "lock", self.root)
 
-    def write_error(self, error: BaseException, stage: str) -> None:
-        """Write what ended the run, where that can still be written: a disk that ran full may be what ended it."""
-        content = {"schema": SCHEMA, "stage": stage, "type": type(error).__name__, "message": str(error)}
-        with suppress(OSError, WriteError):
-            write_json(self.own / "error.json", content)
+    def _state(self) -> RunState:
+        """Return the state of this run, under the identity of the job that works here."""
+        state = RunState.read(self.state_path)
+        return RunState(self.identity) if state is None else RunState(self.identity, state.finished, state.trained)
 
-    def clear_error(self) -> None:
-        """Remove what an earlier attempt left in `error.json`."""
-        (self.own / "error.json").unlink(missing_ok=True)
-
-    def _check_writable(self, where: str) -> None:
-        probe = self.own / ".writable"
+    def _check_writable(self, folder: str) -> None:
+        probe = self.files / ".writable"
         try:
             probe.parent.mkdir(parents=True, exist_ok=True)
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise ConfigError(f"{where} cannot be written ({error.strerror}). Choose another folder.") from None
+            raise ConfigError(f"{folder} cannot be written ({error.strerror}). Choose another folder.") from None
 
-    def _write(self, **changed: Any) -> None:
-        state = {"finished": [], "trained": {}, **self._state(), "schema": SCHEMA, "identity": self.identity, **changed}
-        write_json(self.own / "state.json", state)
-
-    def _state(self) -> Mapping[str, Any]:
-        path = self.own / "state.json"
-        if not path.exists():
-            return {}
-        try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-            schema = int(state["schema"])
-        except (ValueError, KeyError, TypeError):
-            raise StageError(
-                f"{path} is not a state file of verl_ee. Choose another trainer.default_local_dir."
-            ) from None
-        if schema != SCHEMA:
-            raise StageError(
-                f"{path} has schema {schema}; this verl_ee reads {SCHEMA}. Resume the run with the verl_ee that began "
-                "it, or choose another trainer.default_local_dir."
+    def _check_no_checkpoints(self, folder: str) -> None:
+        checkpoints = sorted(path.name for path in self.root.glob("global_step_*"))
+        if checkpoints:
+            raise ConfigError(
+                f"{folder} holds checkpoints ({', '.join(checkpoints[:3])}) of a run without early experience. "
+                "Choose another folder; to start from those weights, set actor_rollout_ref.model.path to the "
+                "merged model (python -m verl.model_merger)."
             )
-        return state

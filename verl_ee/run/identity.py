@@ -1,19 +1,20 @@
-"""What makes two runs the same: every setting and file that their data and their weights depend on."""
+"""The identity of a run: every setting and file that its data and its weights depend on."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import JsonValue
 
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.config.models import ROOT
 from verl_ee.errors import ConfigError
 
-Identity = dict[str, Any]
+Identity = Mapping[str, JsonValue]
+"""Values by key: our keys and verl's with dots, and one key for the content of each file."""
 VERL_KEYS = (
     "actor_rollout_ref.model.path",
     "actor_rollout_ref.model.tokenizer_path",
@@ -28,51 +29,58 @@ VERL_KEYS = (
     "data.max_response_length",
 )
 """verl's keys that examples and mid-training depend on."""
-FREE = ("resume", "save_freq", "evaluate", "prices")
+WITHOUT_EFFECT = frozenset({"resume", "save_freq", "evaluate", "console", "prices"})
 """Our keys that change neither data nor weights."""
-SHOWN = 8
+FILES = ("experts", "examples", "demonstrations")
+"""Our keys that name a file whose content counts."""
+MAX_LINES = 8
+"""Differences that a message lists."""
 
 
 def identity_of(config: DictConfig, early: EarlyExperienceConfig) -> Identity:
-    """Return the identity of a job, as flat keys.
+    """Return the identity of a job.
 
     Args:
-        config: of verl.
+        config: config of verl.
         early: its typed `early_experience`.
 
     Raises:
         ConfigError: if a file that it names cannot be read.
     """
-    ours = {key: value for key, value in early.model_dump(mode="json").items() if key not in FREE}
-    # Of a server, its model alone changes what it writes: limits may be raised, and addresses move.
-    ours["reflection"]["endpoint"] = {"model": early.reflection.endpoint.model}
-    theirs = {key: OmegaConf.select(config, key) for key in VERL_KEYS}
-    return dict(_flat(ours, ROOT)) | {key: _plain(value) for key, value in theirs.items()} | _contents(early)
+    ours = early.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+    for writer in ours["writers"].values():
+        # Of a server, its model alone changes what it writes: limits may be raised, and addresses move.
+        writer["endpoint"] = {"model": writer["endpoint"]["model"]}
+    verls: dict[str, JsonValue] = {key: _plain(OmegaConf.select(config, key)) for key in VERL_KEYS}
+    return dict(_flat(ours, ROOT)) | verls | _contents(early)
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return one line per key whose value is not the same; a key that is missing has the value None."""
+def differences(before: Identity, now: Identity) -> list[str]:
+    """Return one line per key whose values differ; a key that is missing has the value None."""
     keys = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     lines = [f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in keys]
-    return lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"and {len(lines) - SHOWN} more"]
+    return lines if len(lines) <= MAX_LINES else [*lines[:MAX_LINES], f"and {len(lines) - MAX_LINES} more"]
 
 
-def _contents(early: EarlyExperienceConfig) -> Identity:
-    files = {name: getattr(early, name) for name in ("experts", "examples", "demonstrations")}
-    given = {name: file for name, file in files.items() if file not in (None, "???")}
-    return {f"content of {ROOT}.{name}": _sha256(name, Path(file).expanduser())[:16] for name, file in given.items()}
+def _contents(early: EarlyExperienceConfig) -> dict[str, JsonValue]:
+    """Return the hash of each file that a job names."""
+    hashes: dict[str, JsonValue] = {}
+    for key in FILES:
+        file = getattr(early, key)
+        if file not in (None, "???"):
+            hashes[f"content of {ROOT}.{key}"] = _sha256(key, Path(file).expanduser())[:16]
+    return hashes
 
 
-def _sha256(name: str, path: Path) -> str:
+def _sha256(key: str, path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise ConfigError(
-            f"{ROOT}.{name}={str(path)!r} cannot be read ({error.strerror}). Name another file."
-        ) from None
+        raise ConfigError(f"{ROOT}.{key}={str(path)!r} cannot be read ({error.strerror}). Name another file.") from None
 
 
-def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+def _flat(value: JsonValue, key: str) -> Iterator[tuple[str, JsonValue]]:
+    """Yield the leaves of a nested object, each with its key in full; an empty object is a leaf."""
     if isinstance(value, dict) and value:
         for name, item in value.items():
             yield from _flat(item, f"{key}.{name}")
@@ -80,5 +88,7 @@ def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+def _plain(value: object) -> JsonValue:
+    """Return a value of verl's config as JSON would hold it."""
+    plain: JsonValue = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value  # type: ignore[assignment]
+    return plain

@@ -1,1 +1,1 @@
-"""Everything that touches verl or vllm: trainer, worker, agent loop, hand-over and the CPU platform."""
+"""Early experience inside a verl job: the trainer, its stages and its checks. No other room imports verl or vllm."""

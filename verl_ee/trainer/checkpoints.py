@@ -1,4 +1,4 @@
-"""What can be known of verl's checkpoints before a job loads or writes one."""
+"""Checks of verl's checkpoints before a job loads or writes one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -16,7 +15,7 @@ from verl_ee.errors import ConfigError, StageError
 TRACKER = "latest_checkpointed_iteration.txt"
 """Where verl keeps the number of the newest checkpoint of a run."""
 SHARDS = ("model", "optim", "extra_state")
-"""What verl's FSDP checkpoint has of every worker."""
+"""Files that verl's FSDP checkpoint has for every worker."""
 SHAPE = ("architectures", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 """Keys of a Hugging Face model config in which two models that share weights agree."""
 
@@ -44,35 +43,35 @@ def resumed_from(config: DictConfig, root: Path) -> Path | None:
     if mode == "disable" or not tracker.exists():
         return None
     text = tracker.read_text(encoding="utf-8").strip()
-    found = ", ".join(sorted(path.name for path in root.glob("global_step_*"))) or "none"
+    present = ", ".join(sorted(path.name for path in root.glob("global_step_*"))) or "none"
     if not text.isdecimal():
         raise ConfigError(
             f"{tracker} should hold the number of the newest checkpoint, not {text!r}. Write the number of one that is "
-            f"there ({found}) into it."
+            f"there ({present}) into it."
         )
     path = root / f"global_step_{text}"
     if not path.is_dir():
         raise ConfigError(
-            f"{tracker} names global_step_{text}, which is missing (there: {found}). Write the number of one that is "
+            f"{tracker} names global_step_{text}, which is missing (there: {present}). Write the number of one that is "
             "there into it, or bring the folder back."
         )
     return path
 
 
 def older_is_kept(root: Path, step: int) -> bool:
-    """Return whether there is a checkpoint to go on from besides that of a step, which verl could not save.
+    """Return whether a checkpoint is left to go on from besides that of a step, which verl could not save.
 
     verl removes an older one as soon as the actor's part of a newer one is saved, and writes the tracker last.
 
     Args:
-        root: `trainer.default_local_dir`; without a tracker there, it is the one the job began with.
+        root: `trainer.default_local_dir`. Without a tracker there, the job goes on from the model it began with.
         step: of the checkpoint that was to be saved.
     """
     tracker = root / TRACKER
     if not tracker.exists():
         return True
-    named = tracker.read_text(encoding="utf-8").strip()
-    return named not in ("", str(step)) and (root / f"global_step_{named}" / "actor").is_dir()
+    tracked_step = tracker.read_text(encoding="utf-8").strip()
+    return tracked_step not in ("", str(step)) and (root / f"global_step_{tracked_step}" / "actor").is_dir()
 
 
 def check_actor(actor: Path, config: DictConfig) -> None:
@@ -91,10 +90,10 @@ def check_actor(actor: Path, config: DictConfig) -> None:
         _check_shape(actor, actor / part / "config.json", config.actor_rollout_ref.model.path)
     if config.actor_rollout_ref.actor.strategy not in ("fsdp", "fsdp2"):
         return
-    world = int(config.trainer.n_gpus_per_node * config.trainer.nnodes)
-    for rank in range(world):
+    workers = int(config.trainer.n_gpus_per_node * config.trainer.nnodes)
+    for rank in range(workers):
         for shard in SHARDS:
-            _check_shard(actor / f"{shard}_world_size_{world}_rank_{rank}.pt", world)
+            _check_shard(actor / f"{shard}_world_size_{workers}_rank_{rank}.pt", workers)
 
 
 def check_space(root: Path, size: int, stages: int, grpo: int) -> None:
@@ -118,42 +117,44 @@ def check_space(root: Path, size: int, stages: int, grpo: int) -> None:
         )
 
 
-def kept_by_grpo(trainer: Mapping[str, Any], steps: int) -> int:
+def kept_by_grpo(trainer: Mapping[str, int | None], steps: int) -> int:
     """Return how many checkpoints verl keeps at a time during GRPO.
 
     Args:
         trainer: verl's `trainer` config.
         steps: of GRPO.
     """
-    freq, keep = int(trainer["save_freq"]), trainer.get("max_actor_ckpt_to_keep")
-    saves = 0 if freq <= 0 else -(-steps // freq)
-    return saves if not keep else min(saves, int(keep) + (int(keep) == 1))
+    freq, keep = trainer["save_freq"], trainer.get("max_actor_ckpt_to_keep")
+    saves = -(-steps // freq) if freq and freq > 0 else 0
+    # With one to keep, verl removes the older only after the newer has been saved.
+    return min(saves, keep + (keep == 1)) if keep else saves
 
 
 def _check_shape(actor: Path, path: Path, model: str) -> None:
-    expected = Path(model).expanduser() / "config.json"
-    if not path.exists() or not expected.exists():
+    """Refuse a checkpoint of another model, where both of the model configs can be read."""
+    expected_path = Path(model).expanduser() / "config.json"
+    if not path.exists() or not expected_path.exists():
         return
     try:
-        here, there = (json.loads(item.read_text(encoding="utf-8")) for item in (path, expected))
+        saved, expected = (json.loads(item.read_text(encoding="utf-8")) for item in (path, expected_path))
     except ValueError:
         raise ConfigError(f"{path} is broken. Resume from another checkpoint.") from None
     for key in SHAPE:
-        if here.get(key) != there.get(key):
+        if saved.get(key) != expected.get(key):
             raise ConfigError(
-                f"{actor} is a checkpoint of another model: {key} is {here.get(key)!r} there and "
-                f"{there.get(key)!r} in actor_rollout_ref.model.path={model!r}. Name the model of that run, or "
+                f"{actor} is a checkpoint of another model: {key} is {saved.get(key)!r} there and "
+                f"{expected.get(key)!r} in actor_rollout_ref.model.path={model!r}. Name the model of that run, or "
                 "another folder."
             )
 
 
-def _check_shard(path: Path, world: int) -> None:
+def _check_shard(path: Path, workers: int) -> None:
     if not path.exists():
-        found = sorted(item.name for item in path.parent.glob("model_world_size_*"))
+        present = sorted(item.name for item in path.parent.glob("model_world_size_*"))
         raise ConfigError(
-            f"{path} is missing; there: {', '.join(found) or 'no shard'}. A checkpoint is loaded by as many workers as "
-            f"saved it (this job has {world}): restore the file, change trainer.n_gpus_per_node or trainer.nnodes, or "
-            "merge it (python -m verl.model_merger) and start from the merged model."
+            f"{path} is missing; there: {', '.join(present) or 'no shard'}. A checkpoint is loaded by as many workers "
+            f"as saved it (this job has {workers}): restore the file, change trainer.n_gpus_per_node or "
+            "trainer.nnodes, or merge it (python -m verl.model_merger) and start from the merged model."
         )
     if not zipfile.is_zipfile(path):
         raise ConfigError(f"{path} is cut off. Resume from an older checkpoint with trainer.resume_mode=resume_path.")

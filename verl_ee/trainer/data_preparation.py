@@ -1,4 +1,4 @@
-"""What the stages of a job learn from, made once and kept: branches, rationales, summaries, recordings."""
+"""The data of a job's stages: branches, rationales, summaries and recordings, each made once and kept."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from omegaconf import DictConfig
 
-from verl_ee.config import CollectConfig, EarlyExperienceConfig, built, needs_experts, sets_of
+from verl_ee.config import CollectConfig, EarlyExperienceConfig, WriterConfig, built, needs_experts, sets_of
 from verl_ee.experience.collecting.collection import Collection
 from verl_ee.experience.cost import read_prices
 from verl_ee.experience.expert_files import ExpertFile, load_experts
+from verl_ee.experience.progress import plugin_logger
 from verl_ee.experience.proposers import LISTED
 from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.store import read_branches
 from verl_ee.objectives.endpoint import EndpointWriter
 from verl_ee.objectives.examples import Encoder, Example
-from verl_ee.objectives.reflection.rationales import gate_counts, write_rationale_file
+from verl_ee.objectives.reflection.rationales import gate_counts, write_rationales
 from verl_ee.objectives.reflection.situations import situations
 from verl_ee.objectives.reflection.template_writer import TemplateWriter
 from verl_ee.objectives.row_files import read_rows
@@ -27,15 +27,19 @@ from verl_ee.objectives.stage_data import StageData
 from verl_ee.objectives.summaries import write_summaries
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.summary import RunSummary
+from verl_ee.trainer.protocols import SamplingParams, ServerClient, Tokenizer
 from verl_ee.trainer.rollout.demonstrations import recorded
 from verl_ee.trainer.rollout.proposer import PolicyProposer
 from verl_ee.trainer.rollout.sampler import Sampler
 from verl_ee.trainer.rollout.writer import PolicyWriter
+from verl_ee.trainer.stage_log import collected_line
+
+logger = plugin_logger(__name__)
 
 
 @dataclass(frozen=True)
 class DataPreparation:
-    """Makes what is not there yet, in its order, and notes what that took.
+    """Makes the data that is not there yet, part by part, and records in the summary what each part took.
 
     Attributes:
         config: of verl.
@@ -45,109 +49,136 @@ class DataPreparation:
         tokenizer: of the model.
         encoder: of prompts and targets.
         client: returns verl's client of the rollout servers, which must be awake when it is used.
-        sampler: returns what samples many responses from them.
-        begin: called with the name of each part that is made.
+        sampler: returns the sampler of many responses from them.
+        begin: called with the name of each part before it is made.
     """
 
     config: DictConfig
     early: EarlyExperienceConfig
     folder: RunFolder
     summary: RunSummary
-    tokenizer: Any
+    tokenizer: Tokenizer
     encoder: Encoder
-    client: Callable[[], Any]
+    client: Callable[[], ServerClient]
     sampler: Callable[[], Sampler]
     begin: Callable[[str], None]
 
-    def curriculum(self) -> StageData:
-        """Return what every stage learns; all that it needs is collected, written and recorded then.
+    def stage_data(self) -> StageData:
+        """Collect, write and record all that the stages need, and return what each of them learns.
 
         Raises:
-            EarlyExperienceError: if a part cannot be made; what was made is kept.
+            EarlyExperienceError: if a part cannot be made; the parts before it are kept.
         """
-        early, own = self.early, self.folder.own
+        early = self.early
         experts = ExpertFile(Path(), "", ())
         if needs_experts(early):
             experts = load_experts(early.experts, early.environment.id, early.environment.kwargs, early.max_experts)
-        given = read_rows(early.examples)
-        stores = self._collect(experts, sets_of(early, list(given)))
-        length = int(self.config.data.max_prompt_length + self.config.data.max_response_length)
-        curriculum = StageData(early, experts.trajectories, self.encoder, stores, own, length, given, self._recorded())
-        if "reflection" in built(early, list(given)):
-            self._reflect(experts, stores[early.reflection.collect])
-        self._summarise(curriculum)
-        return curriculum
+        given_rows = read_rows(early.examples)
+        stores = self._collect(experts, sets_of(early, list(given_rows)))
+        data = StageData(
+            early,
+            experts.trajectories,
+            self.encoder,
+            stores,
+            self.folder.files,
+            int(self.config.data.max_prompt_length + self.config.data.max_response_length),
+            given_rows,
+            self._record_demonstrations(),
+        )
+        if "reflection" in built(early, list(given_rows)):
+            self._write_rationales(experts, stores[early.reflection.collect])
+        self._write_summaries(data)
+        return data
 
     def _collect(self, experts: ExpertFile, names: list[str]) -> dict[str, Path]:
-        """Collect every set of branches that has not been, and return where each lies."""
+        """Collect every set of branches that has not been collected, and return the folder of each."""
         stores = {}
         for name in names:
-            given = self.early.stores.get(name)
-            stores[name] = self.folder.store(name) if given is None else Path(given).expanduser()
-            if given is None and self._missing(f"collect/{name}", "collect"):
-                self._collect_set(name, experts, self.early.collect[name], shared=len(names) > 1)
+            given_store = self.early.stores.get(name)
+            if given_store is not None:
+                stores[name] = Path(given_store).expanduser()
+                continue
+            stores[name] = self.folder.store(name)
+            if self._is_missing(f"collect/{name}", "collect"):
+                self._collect_set(name, experts, self.early.collect[name], shares_cache=len(names) > 1)
                 self.folder.finish(f"collect/{name}")
         return stores
 
-    def _collect_set(self, name: str, experts: ExpertFile, config: CollectConfig, shared: bool) -> None:
+    def _collect_set(self, name: str, experts: ExpertFile, config: CollectConfig, shares_cache: bool) -> None:
         environment, trajectories = self.early.environment, experts.trajectories
-        if config.cache is None and shared:
+        if config.cache is None and shares_cache:
             config = config.model_copy(update={"cache": str(self.folder.cache)})
         provenance = provenance_of(environment, config, experts.sha256, len(trajectories))
         collection = Collection(self.folder.store(name), trajectories, environment, config, provenance)
-        if not collection.closed:
-            proposer = None if config.alternatives in LISTED else self._proposer(config)
-            prices = None if self.early.prices is None else read_prices(Path(self.early.prices).expanduser())
-            self.summary.collected(name, collection.run(proposer, self.early.history_length), prices)
-
-    def _reflect(self, experts: ExpertFile, store: Path) -> None:
-        """Have rationales written, unless that has been done."""
-        if not self._missing("reflect", "reflect"):
+        if collection.closed:
             return
-        config, began = self.early.reflection, time.monotonic()
-        found = situations(experts.trajectories, read_branches(store), self.early.history_length, config.k)
-        writer = TemplateWriter() if config.writer == "template" else self._writer(config.writer)
-        reflections = write_rationale_file(self.folder.own, found, writer, config.gates, config.min_accepted)
-        self.summary.reflected(gate_counts(reflections), time.monotonic() - began)
+        proposer = None if config.alternatives in LISTED else self._proposer(config)
+        prices = None if self.early.prices is None else read_prices(Path(self.early.prices).expanduser())
+        logger.info(f"collect {name} begins: {len(trajectories)} trajectories")
+        result = collection.run(proposer, self.early.history_length)
+        self.summary.record_set(name, result, prices)
+        logger.info(collected_line(name, result))
+
+    def _write_rationales(self, experts: ExpertFile, store: Path) -> None:
+        """Have rationales written, unless that has been done."""
+        if not self._is_missing("reflect", "reflect"):
+            return
+        began, config = time.monotonic(), self.early.reflection
+        branches = read_branches(store)
+        to_explain = situations(experts.trajectories, branches, self.early.history_length, config.k)
+        writer_config = self.early.writer(config.writer)
+        writer = TemplateWriter() if writer_config.kind == "template" else self._writer(config.writer, writer_config)
+        rationales = write_rationales(self.folder.files, to_explain, writer, config.gates, config.min_accepted)
+        gates, seconds = gate_counts(rationales), time.monotonic() - began
+        self.summary.record_rationales(gates, seconds)
+        logger.info(f"reflect: {gates.get('accepted', 0)} of {len(rationales)} rationales accepted ({seconds:.0f} s)")
         self.folder.finish("reflect")
 
-    def _summarise(self, curriculum: StageData) -> None:
+    def _write_summaries(self, data: StageData) -> None:
         """Have the summaries written that a world model predicts, unless that has been done."""
-        found = curriculum.summary_requests()
-        if not found or not self._missing("summarise", "summarise"):
+        requests = data.summary_requests()
+        if not requests or not self._is_missing("summarise", "summarise"):
             return
-        began, writer = time.monotonic(), self._writer(self.early.world_model.writer)
-        numbers = write_summaries(self.folder.own, found, writer, self.early.max_dropped)
-        self.summary.summarised(numbers, time.monotonic() - began)
+        began, name = time.monotonic(), self.early.world_model.writer
+        writer_config = self.early.writer(name)
+        writer = self._writer(name, writer_config)
+        summaries = write_summaries(self.folder.files, requests, writer, writer_config, self.early.max_dropped)
+        empty, seconds = sum(summary.is_empty for summary in summaries), time.monotonic() - began
+        written = len(summaries) - empty
+        self.summary.record_summaries(written, empty, seconds)
+        logger.info(f"summarise: {written} summaries written, {empty} empty ({seconds:.0f} s)")
         self.folder.finish("summarise")
 
-    def _recorded(self) -> list[Example] | None:
-        """Return what the job's agent loops made of the demonstrations, or None if there are none."""
+    def _record_demonstrations(self) -> list[Example] | None:
+        """Return the examples that the job's agent loops make of the demonstrations, or None if there are none."""
         path = self.early.demonstrations
         if path is None:
             return None
-        store = self.folder.own / "recording.parquet"
-        return list(recorded(store, Path(path).expanduser(), self.config, self.early.max_dropped).examples)
+        recording = recorded(self.folder.recording_path, Path(path).expanduser(), self.config, self.early.max_dropped)
+        return list(recording.examples)
 
-    def _missing(self, part: str, stage: str) -> bool:
+    def _is_missing(self, part: str, stage: str) -> bool:
+        """Return whether a part has to be made, and say so to `begin`."""
         if part in self.folder.finished():
             return False
         self.begin(stage)
         return True
 
     def _proposer(self, config: CollectConfig) -> PolicyProposer:
-        policy, limit = f"{self.config.actor_rollout_ref.model.path}@base", int(self.config.data.max_prompt_length)
-        return PolicyProposer(self.sampler(), self.encoder, self.tokenizer, config, self._sampling(), policy, limit)
+        policy = f"{self.config.actor_rollout_ref.model.path}@base"
+        max_prompt = int(self.config.data.max_prompt_length)
+        return PolicyProposer(
+            self.sampler(), self.encoder, self.tokenizer, config, self._sampling(), policy, max_prompt
+        )
 
-    def _writer(self, kind: Literal["policy", "endpoint"]) -> EndpointWriter | PolicyWriter:
-        config = self.early.reflection
-        if kind == "endpoint":
-            ledger = self.folder.own / "endpoint.json"
-            return EndpointWriter(config.endpoint, config.temperature, config.max_tokens, ledger)
-        limit = self.config.actor_rollout_ref.rollout.max_model_len
-        longest = None if limit is None else int(limit) - config.max_tokens
-        return PolicyWriter(self.client(), self.encoder, self.tokenizer, config, self._sampling(), longest)
+    def _writer(self, name: str, config: WriterConfig) -> EndpointWriter | PolicyWriter:
+        """Return a writer that is a language model: of an endpoint, or the policy of the job."""
+        if config.kind == "endpoint":
+            return EndpointWriter(config, self.folder.ledger(name))
+        room = self.config.actor_rollout_ref.rollout.max_model_len
+        max_prompt = None if room is None else int(room) - config.max_tokens
+        return PolicyWriter(self.client(), self.encoder, self.tokenizer, config, self._sampling(), max_prompt)
 
-    def _sampling(self) -> dict[str, Any]:
+    def _sampling(self) -> SamplingParams:
         rollout = self.config.actor_rollout_ref.rollout
         return {"top_p": rollout.top_p, "top_k": rollout.top_k, "repetition_penalty": 1.0, "logprobs": False}

@@ -1,18 +1,27 @@
-"""What happens in the driver when the flag is on: refuse early, end with one clear message."""
+"""The flag's part in the driver: refuse a job early, choose its console, end it with one clear message."""
 
 from __future__ import annotations
 
+import atexit
 import sys
+import time
 import traceback
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import NoReturn
 
 import ray
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from verl_ee.config.models import ROOT
 from verl_ee.errors import ConfigError, EarlyExperienceError
+from verl_ee.run.console import QuietConsole
+from verl_ee.run.folder import RunFolder
 from verl_ee.trainer.job_check import check_job
+
+FORWARD_SECONDS = 0.5
+"""Ray brings the last lines of its processes to the driver with a delay; Ray's own shutdown at exit waits as long."""
 
 
 class FlagCallback(Callback):
@@ -21,10 +30,17 @@ class FlagCallback(Callback):
     Hydra turns an exception of a callback into a warning, so a refusal leaves through `SystemExit`.
     """
 
-    def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Refuse what cannot work, before Ray starts."""
+    def __init__(self) -> None:
+        self._console: QuietConsole | None = None
+
+    def on_job_start(self, config: DictConfig, **_: object) -> None:
+        """Refuse what cannot work, before Ray starts; then choose the console."""
         try:
             check_job(config)
+            if OmegaConf.select(config, f"{ROOT}.console") == "quiet":
+                self._console = QuietConsole(_folder_of(config).job_log)
+                # An interrupted job has no end that Hydra tells of.
+                atexit.register(self._end_quiet, failed=True)
         except EarlyExperienceError as error:
             _leave(error)
         except Exception as error:
@@ -38,14 +54,28 @@ class FlagCallback(Callback):
                 )
             )
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: object) -> None:
         """Print the message of one of our errors as the last line, in place of Ray's traceback."""
-        if job_return.status is not JobStatus.FAILED:
-            return
-        error = ours(job_return._return_value)
-        if error is not None:
+        failed = job_return.status is JobStatus.FAILED
+        error = job_return._return_value if failed else None
+        own_error = ours(error)
+        if self._console is not None:
+            if isinstance(error, BaseException) and own_error is None:
+                traceback.print_exception(error)
+            self._end_quiet(failed)
+            if failed and own_error is None:
+                raise SystemExit(1)
+        if own_error is not None:
             ray.shutdown()
-            _leave(error)
+            _leave(own_error)
+
+    def _end_quiet(self, failed: bool) -> None:
+        """Stop Ray while its output still goes to the log, then give the console back."""
+        if self._console is not None:
+            console, self._console = self._console, None
+            time.sleep(FORWARD_SECONDS if ray.is_initialized() else 0.0)
+            ray.shutdown()
+            console.close(failed)
 
 
 def ours(error: object) -> EarlyExperienceError | None:
@@ -53,13 +83,17 @@ def ours(error: object) -> EarlyExperienceError | None:
 
     What fails in a Ray actor arrives as a RayTaskError that keeps the original under `cause`.
     """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
+    visited: set[int] = set()
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
         if isinstance(error, EarlyExperienceError):
             return error
         error = getattr(error, "cause", None) or getattr(error, "__cause__", None)
     return None
+
+
+def _folder_of(config: DictConfig) -> RunFolder:
+    return RunFolder(Path(config.trainer.default_local_dir).expanduser().absolute())
 
 
 def _leave(error: EarlyExperienceError) -> NoReturn:

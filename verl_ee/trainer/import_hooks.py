@@ -1,4 +1,4 @@
-"""Run something right after a module has been imported, without importing it.
+"""Actions that run right after a module has been imported, without importing it.
 
 verl loads plugins in every process, most of which never need the heavy modules that a plugin adds to. A hook keeps
 the plugin light and runs in time for everybody who imports the module later.
@@ -11,16 +11,17 @@ import importlib.machinery
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
 
 Action = Callable[[ModuleType], None]
 
 
 class _Loader(importlib.abc.Loader):
-    def __init__(self, loader: Any, actions: list[Action]) -> None:
+    """Loads a module with its own loader, then runs the actions."""
+
+    def __init__(self, loader: importlib.abc.Loader, actions: list[Action]) -> None:
         self._loader, self._actions = loader, actions
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._loader, name)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
@@ -36,6 +37,8 @@ class _Loader(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
+    """Lets the other finders find a module that has actions, and puts `_Loader` in front of its loader."""
+
     def __init__(self) -> None:
         self.actions: dict[str, list[Action]] = {}
 
@@ -45,11 +48,13 @@ class _Finder(importlib.abc.MetaPathFinder):
         actions = self.actions.get(fullname)
         if not actions:
             return None
-        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next((found for found in others if found is not None), None)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, actions)
-        return spec
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _Loader(spec.loader, actions)
+                return spec
+        return None
 
 
 _finder = _Finder()

@@ -1,11 +1,11 @@
-"""Everything that can be known to be wrong before Ray starts."""
+"""Checks of a composed job before Ray starts: settings, files, environment, model and folder."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from verl_ee.config import (
     CollectConfig,
@@ -13,8 +13,8 @@ from verl_ee.config import (
     Objective,
     built,
     check_sets,
+    early_experience_of,
     needs_experts,
-    parse,
     sets_of,
 )
 from verl_ee.config.group import TRAINER_MODES
@@ -23,15 +23,15 @@ from verl_ee.envs import make
 from verl_ee.errors import ConfigError, EnvError, did_you_mean
 from verl_ee.experience.cost import read_prices
 from verl_ee.experience.expert_files import ExpertFile, load_experts
-from verl_ee.experience.provenance import provenance_of
+from verl_ee.experience.provenance import check_same_source, provenance_of
 from verl_ee.experience.store import read_provenance
 from verl_ee.objectives.endpoint import check_endpoint
 from verl_ee.objectives.reflection.gates import GATES
 from verl_ee.objectives.row_files import read_rows
-from verl_ee.objectives.stage_data import target_builder
+from verl_ee.objectives.targets import target_builder
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import HAND_OVER
-from verl_ee.trainer.actor.reference import anchor_of, check_meshes
+from verl_ee.trainer.actor.reference import anchor_of, check_dtypes, check_meshes
 from verl_ee.trainer.checkpoints import check_actor, resumed_from
 from verl_ee.trainer.cpu import active
 from verl_ee.trainer.rollout.demonstrations import check_demonstrations
@@ -43,31 +43,31 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 
 
 def check_job(config: DictConfig) -> EarlyExperienceConfig:
-    """Check the composed config of a job that has the flag.
+    """Check the composed config of a job that has the flag, and return its `early_experience`.
 
     Raises:
         ConfigError: with key, value, what is allowed and the fix.
-        EnvironmentFault: if the environment is unknown or cannot be made.
+        EnvError: if the environment is unknown or cannot be made.
         ExpertFileError: if the expert file is missing, broken or of another environment.
         ExampleFileError: if the rows file is missing or broken.
     """
-    ours = parse(OmegaConf.to_container(config[ROOT], resolve=True))  # type: ignore[arg-type]
+    early = early_experience_of(config)
     _check_verl(config)
     check_model(config.actor_rollout_ref.model)
-    given = check_examples(ours)
-    check_demonstrations(ours, given)
-    if needs_experts(ours):
-        experts = check_experts(ours)
-        check_alternatives(ours, experts, given)
-        check_stores(ours, experts)
-    check_objectives(ours, given)
-    if ours.prices is not None:
-        read_prices(Path(ours.prices).expanduser())
-    check_folder(config, ours)
-    return ours
+    given = check_examples(early)
+    check_demonstrations(early, given)
+    if needs_experts(early):
+        experts = check_experts(early)
+        check_alternatives(early, experts, given)
+        check_stores(early, experts)
+    check_objectives(early, given)
+    if early.prices is not None:
+        read_prices(Path(early.prices).expanduser())
+    check_folder(config, early)
+    return early
 
 
-def check_folder(config: DictConfig, ours: EarlyExperienceConfig) -> None:
+def check_folder(config: DictConfig, early: EarlyExperienceConfig) -> None:
     """Refuse a folder that another job or run has, or whose checkpoints cannot be loaded.
 
     Raises:
@@ -76,16 +76,17 @@ def check_folder(config: DictConfig, ours: EarlyExperienceConfig) -> None:
     """
     from verl.trainer.ppo.utils import need_reference_policy
 
-    folder = RunFolder.of(config, ours)
-    folder.check_free(config.trainer.resume_mode, ours.resume == "force")
+    folder = RunFolder.of(config, early)
+    folder.check_free(config.trainer.resume_mode, early.resume == "force")
     folder.hold().close()
-    anchored = need_reference_policy(config) and ours.hand_over.reference == "mid_trained"
+    anchored = need_reference_policy(config) and early.hand_over.reference == "mid_trained"
     if anchored:
         check_meshes(config)
+        check_dtypes(config)
     if HAND_OVER in folder.finished() or config.trainer.resume_mode == "resume_path":
-        found = resumed_from(config, folder.root)
-        if found is not None:
-            check_actor(found / "actor", config)
+        checkpoint = resumed_from(config, folder.root)
+        if checkpoint is not None:
+            check_actor(checkpoint / "actor", config)
         if anchored:
             check_actor(anchor_of(config, folder), config)
         return
@@ -126,9 +127,9 @@ def check_examples(config: EarlyExperienceConfig) -> list[Objective]:
 
 def check_alternatives(config: EarlyExperienceConfig, experts: ExpertFile, given: Collection[Objective] = ()) -> None:
     """Refuse sets that need listed actions, for an environment that lists none."""
-    names = [name for name in sets_of(config, given) if name not in config.stores]
-    needy = {name: config.collect[name] for name in names if _needs_list(config.collect[name])}
-    if not needy:
+    collected = [name for name in sets_of(config, given) if name not in config.stores]
+    needing_list = [name for name in collected if _needs_list(config.collect[name])]
+    if not needing_list:
         return
     env = make(config.environment.id, config.environment.kwargs)
     try:
@@ -142,43 +143,56 @@ def check_alternatives(config: EarlyExperienceConfig, experts: ExpertFile, given
     finally:
         env.close()
     if info.get("admissible_actions") is None:
-        name, item = next(iter(needy.items()))
+        name = needing_list[0]
         raise ConfigError(
-            f"{ROOT}.collect.{name}.alternatives={item.alternatives!r} needs listed actions, but "
+            f"{ROOT}.collect.{name}.alternatives={config.collect[name].alternatives!r} needs listed actions, but "
             f"{config.environment.id} lists no admissible actions (info['admissible_actions'] is missing after reset). "
             f"Let the environment list them, or use alternatives=policy with unlisted=keep."
         )
 
 
-def _needs_list(item: CollectConfig) -> bool:
-    return item.alternatives != "policy" or item.unlisted == "replace"
+def _needs_list(config: CollectConfig) -> bool:
+    """Return whether a set of branches takes alternatives from the actions that the environment lists."""
+    return config.alternatives != "policy" or config.unlisted == "replace"
 
 
 def check_stores(config: EarlyExperienceConfig, experts: ExpertFile) -> None:
     """Refuse a store that was collected from other expert trajectories, or in another environment."""
     expected = provenance_of(config.environment, CollectConfig(), experts.sha256, len(experts.trajectories))
     for name, path in config.stores.items():
-        found = read_provenance(Path(path).expanduser())
-        for key in ("environment", "experts_sha256", "trajectories"):
-            if found.get(key) != expected[key]:
-                raise ConfigError(
-                    f"{ROOT}.stores.{name}={path!r} was collected with another {key} ({found.get(key)}) than this "
-                    f"job's ({expected[key]}). Use the expert file and environment of the store, or collect again."
-                )
+        check_same_source(
+            read_provenance(Path(path).expanduser()),
+            expected,
+            f"{ROOT}.stores.{name}={path!r}",
+            ConfigError,
+            "Use the expert file and environment of the store, or collect again.",
+        )
 
 
 def check_objectives(config: EarlyExperienceConfig, given: Collection[Objective] = ()) -> None:
-    """Refuse gates and templates that do not exist."""
+    """Refuse targets, writers and gates that cannot be used.
+
+    Raises:
+        ConfigError: with the key and the fix.
+    """
     target_builder(config.world_model)
-    used, model = built(config, given), config.world_model
-    writers = [config.reflection.writer] * ("reflection" in used)
-    if "world_model" in used and model.target == "summary":
-        writers.append(model.writer)
-    if "endpoint" in writers:
-        check_endpoint(config.reflection.endpoint)
+    for name in _writers(config, given):
+        writer = config.writer(name)
+        if writer.kind == "endpoint":
+            check_endpoint(writer)
     for gate in config.reflection.gates:
         if gate not in GATES:
             raise ConfigError(f"{ROOT}.reflection.gates has no gate {gate!r}. {did_you_mean(gate, GATES)}")
+
+
+def _writers(config: EarlyExperienceConfig, given: Collection[Objective]) -> list[str]:
+    """Return the names of the writers that a job uses."""
+    objectives, names = built(config, given), []
+    if "reflection" in objectives:
+        names.append(config.reflection.writer)
+    if "world_model" in objectives and config.world_model.target == "summary":
+        names.append(config.world_model.writer)
+    return names
 
 
 def check_model(model: DictConfig) -> None:
@@ -225,8 +239,8 @@ def _check_verl(config: DictConfig) -> None:
         )
     mode = config.trainer.v1.trainer_mode
     if mode not in TRAINER_MODES.values():
-        ours = TRAINER_MODES.get(mode)
-        advice = f"Write trainer.v1.trainer_mode={ours}" if ours else did_you_mean(mode, TRAINER_MODES.values())
+        own_mode = TRAINER_MODES.get(mode)
+        advice = f"Write trainer.v1.trainer_mode={own_mode}" if own_mode else did_you_mean(mode, TRAINER_MODES.values())
         raise ConfigError(
             f"trainer.v1.trainer_mode={mode!r} replaces the trainer that +{ROOT} selects. {advice}, or leave it out "
             "for verl's 'sync'."

@@ -1,34 +1,33 @@
-"""Supervised stages on verl's actor workers: trained, saved on the way, and gone on with after a kill."""
+"""Supervised stages on verl's actor workers: they are trained, saved on the way, and go on after a kill."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from verl_ee.config import StageConfig
 from verl_ee.config.models import ROOT
 from verl_ee.errors import StageError
+from verl_ee.experience.progress import plugin_logger, progress_bar
 from verl_ee.objectives.examples import Example
 from verl_ee.objectives.loss import mean_metrics
 from verl_ee.objectives.schedule import batches, learning_rate
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import StageProgress
-from verl_ee.trainer.actor.batch import sums_of, to_batch
+from verl_ee.trainer.actor.batch import numbers_in, sums_of, to_batch
 from verl_ee.trainer.checkpoints import TRACKER
-from verl_ee.trainer.stage_log import StageLog
+from verl_ee.trainer.protocols import ActorWorkers
+from verl_ee.trainer.stage_log import StageLog, trained_line
 
-BAR_SECONDS = 5.0
-"""Between two updates of a progress bar: Ray prints each as a line of its own."""
+logger = plugin_logger(__name__)
 
 
 class MidTraining:
-    """Runs stages one after the other on an actor worker group.
+    """Trains stages one after the other on an actor worker group.
 
     A checkpoint is written every so many steps and at the end of a stage. A stage that was interrupted goes on from its
     newest one, with the same order of examples, optimizer state, schedule and random numbers, so it ends with the
@@ -36,21 +35,21 @@ class MidTraining:
     """
 
     def __init__(
-        self, group: Any, folder: RunFolder, log: StageLog, save_freq: int, row_multiple: int, pad_token_id: int
+        self, workers: ActorWorkers, folder: RunFolder, log: StageLog, save_freq: int, row_multiple: int, pad_token: int
     ) -> None:
         """Prepare to train.
 
         Args:
-            group: worker group of `EarlyExperienceWorker`.
+            workers: worker group of `EarlyExperienceWorker`.
             folder: of the run.
             log: of the run.
             save_freq: steps between two checkpoints of a stage; 0 saves at its end alone.
             row_multiple: rows of a batch are filled up to a multiple of this.
-            pad_token_id: token of the padding.
+            pad_token: id of the token of the padding.
         """
-        self._group, self._folder, self._log = group, folder, log
-        self._save_freq, self._multiple, self._pad = save_freq, row_multiple, pad_token_id
-        self._holds: str | None = None
+        self._workers, self._folder, self._log = workers, folder, log
+        self._save_freq, self._row_multiple, self._pad_token = save_freq, row_multiple, pad_token
+        self._loaded_stage: str | None = None
 
     def run(
         self, name: str, stage: StageConfig, examples: Sequence[Example], total: int, after: str | None, force: bool
@@ -63,53 +62,62 @@ class MidTraining:
             examples: that it learns from.
             total: its optimizer steps.
             after: the stage whose policy it starts from; None: the model of the job.
-            force: train it again if its examples are not those that it was trained on so far.
+            force: train it again if an earlier job trained it on other examples.
 
         Raises:
-            StageError: if they are not, or a checkpoint cannot be saved.
+            StageError: if an earlier job trained it on other examples, or a checkpoint cannot be saved.
         """
-        done = self._done(name, StageProgress(0, total, digest_of(examples)), force)
-        if done.step == 0 and after != self._holds:
-            # Megatron keeps the weights in full precision with the optimizer, whose moments the stage forgets.
-            self._load(str(after), self._folder.trained()[str(after)].step, ["model", "optimizer"])
-        self._group.begin_stage(stage, total)
-        if done.step:
-            self._load(name, done.step, ["model", "optimizer", "extra"])
-        self._holds = name
-        with tqdm(total=total, initial=done.step, desc=name, unit="step", mininterval=BAR_SECONDS) as bar:
+        began = time.monotonic()
+        begin = self._progress(name, StageProgress(0, total, digest_of(examples)), force)
+        logger.info(f"{name} begins: {total} steps on {len(examples)} examples")
+        self._prepare_workers(name, stage, begin, after)
+        losses: dict[str, str] = {}
+        with progress_bar(total, name, "step", initial=begin.step) as bar:
             for step, batch in enumerate(batches(stage, examples, total)):
-                if step < done.step:
+                if step < begin.step:
                     continue
                 values = self._step(batch) | {"lr": learning_rate(stage, step, total)}
                 self._log.log_stage(name, values)
-                losses = {o: f"{values[f'{o}/loss']:.3f}" for o in stage.objectives if f"{o}/loss" in values}
+                losses = _losses(stage, values)
                 bar.set_postfix(losses, refresh=False)
                 bar.update(1)
                 if step + 1 == total or (self._save_freq and (step + 1) % self._save_freq == 0):
-                    self._save(name, StageProgress(step + 1, total, done.examples))
+                    self._save(name, StageProgress(step + 1, total, begin.examples))
+        logger.info(trained_line(name, total, losses, time.monotonic() - began))
 
-    def _done(self, name: str, fresh: StageProgress, force: bool) -> StageProgress:
-        found = self._folder.trained().get(name, fresh)
-        if (found.total, found.examples) == (fresh.total, fresh.examples):
-            return found
+    def _progress(self, name: str, fresh: StageProgress, force: bool) -> StageProgress:
+        """Return how far an earlier job trained a stage, or `fresh`."""
+        trained = self._folder.trained().get(name, fresh)
+        if (trained.total, trained.examples) == (fresh.total, fresh.examples):
+            return trained
         if not force:
             raise StageError(
-                f"Stage {name!r} was trained for {found.step} of {found.total} steps on other examples than those of "
-                f"this job ({fresh.total} steps). Bring back the data it began with, or add {ROOT}.resume=force to "
+                f"Stage {name!r} was trained for {trained.step} of {trained.total} steps on other examples than those "
+                f"of this job ({fresh.total} steps). Bring back the data it began with, or add {ROOT}.resume=force to "
                 "train the stage again from its beginning."
             )
         return fresh
 
+    def _prepare_workers(self, name: str, stage: StageConfig, begin: StageProgress, after: str | None) -> None:
+        """Give the workers the weights, optimizer and schedule with which a stage begins or goes on."""
+        if begin.step == 0 and after is not None and after != self._loaded_stage:
+            # Megatron keeps the weights in full precision with the optimizer, whose moments the stage forgets.
+            self._load(after, self._folder.trained()[after].step, ["model", "optimizer"])
+        self._workers.begin_stage(stage, begin.total)
+        if begin.step:
+            self._load(name, begin.step, ["model", "optimizer", "extra"])
+        self._loaded_stage = name
+
     def _step(self, batch: list[Example]) -> dict[str, float]:
-        output = self._group.update_actor(to_batch(batch, self._multiple, self._pad))
-        metrics = output["metrics"]
-        return mean_metrics(sums_of(metrics)) | {"grad_norm": _first(metrics["grad_norm"])}
+        """Take one optimizer step, and return its metrics."""
+        metrics = self._workers.update_actor(to_batch(batch, self._row_multiple, self._pad_token))["metrics"]
+        return mean_metrics(sums_of(metrics)) | {"grad_norm": numbers_in(metrics["grad_norm"])[0]}
 
     def _save(self, name: str, progress: StageProgress) -> None:
         path = self._folder.checkpoint(name, progress.step)
         try:
             shutil.rmtree(path, ignore_errors=True)
-            self._group.save_stage(str(path), progress.step)
+            self._workers.save_stage(str(path), progress.step)
             self._folder.reach(name, progress)
         except Exception as error:  # from a worker: whatever torch raises when it cannot write, wrapped by Ray
             failure = save_failed(path, error)
@@ -121,7 +129,7 @@ class MidTraining:
                 shutil.rmtree(other, ignore_errors=True)
 
     def _load(self, name: str, step: int, contents: list[str]) -> None:
-        self._group.load_stage(str(self._folder.checkpoint(name, step)), contents)
+        self._workers.load_stage(str(self._folder.checkpoint(name, step)), contents)
 
 
 def save_failed(path: Path, error: BaseException, older_kept: bool = True) -> StageError:
@@ -144,22 +152,22 @@ def save_failed(path: Path, error: BaseException, older_kept: bool = True) -> St
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of an error: of one from a Ray actor, what was raised there."""
+    """Return the last line of an error; for one from a Ray actor, that is the error that was raised there."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
 def digest_of(examples: Sequence[Example]) -> str:
-    """Return a hash of what is learned, in its order."""
+    """Return a hash of the examples in their order, which tells whether a stage may go on."""
     sha = hashlib.sha256()
-    for item in examples:
-        sha.update(f"{item.objective} {item.weight} {len(item.prompt)} {len(item.target)} ".encode())
-        sha.update(array("q", item.prompt + item.target).tobytes())
-        sha.update(bytes(item.learned or ()))
+    for example in examples:
+        sha.update(f"{example.objective} {example.weight} {len(example.prompt)} {len(example.target)} ".encode())
+        sha.update(array("q", example.prompt + example.target).tobytes())
+        sha.update(bytes(example.learned or ()))
     return sha.hexdigest()
 
 
-def _first(value: Any) -> float:
-    while isinstance(value, list | tuple):
-        value = value[0]
-    return float(value)
+def _losses(stage: StageConfig, values: Mapping[str, float]) -> dict[str, str]:
+    """Return the losses of a step as text, by objective."""
+    present = [objective for objective in stage.objectives if f"{objective}/loss" in values]
+    return {objective: f"{values[f'{objective}/loss']:.3f}" for objective in present}

@@ -1,25 +1,26 @@
-"""Where the numbers of a run go: verl's loggers, and a file that reports are made from."""
+"""The log of a run's stages: verl's loggers, the file that reports are made from, and the line of each stage."""
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import SupportsFloat
 
-from verl_ee.experience.files.atomic import atomic, room_for
+from tqdm import tqdm
 
-VERL = "verl"
-"""verl shows what its own logger says, and keeps it apart from the root logger, which other libraries silence."""
+from verl_ee.experience.collecting.collection import CollectionResult
+from verl_ee.experience.progress import plugin_logger, progress_bar
+from verl_ee.run.metrics import MetricStep, append_step, drop_steps_after
+from verl_ee.run.stage_result import GRPO, StageResult
+from verl_ee.trainer.protocols import Tracking
+
+logger = plugin_logger(__name__)
 STEP_KEY = "early_experience/step"
+SCORE_KEY = "critic/score/mean"
+"""verl's key of the mean score of a GRPO step."""
 MONOTONIC = ("wandb", "vemlp_wandb")
 """Loggers that drop a step below one that they have seen."""
-
-
-def stage_logger(module: str) -> logging.Logger:
-    """Return the logger of a module, as a part of verl's."""
-    return logging.getLogger(f"{VERL}.{module}")
 
 
 class StageLog:
@@ -32,64 +33,102 @@ class StageLog:
     It stands in for verl's `Tracking` object in the trainer.
     """
 
-    def __init__(self, tracking: Any, path: Path, trained: int = 0, grpo: int = 0) -> None:
+    def __init__(self, tracking: Tracking, path: Path, mid_training_steps: int = 0, grpo_steps: int = 0) -> None:
         """Go on with a log.
 
         Args:
             tracking: of verl.
-            path: the run's metrics file; what it has of later steps, which are taken again, is dropped.
-            trained: steps of mid-training that are done.
-            grpo: steps of GRPO that are done.
+            path: the run's metrics file; a resumed job takes later steps again, and their rows are dropped.
+            mid_training_steps: steps of mid-training so far.
+            grpo_steps: steps of GRPO so far.
         """
         self._tracking, self._path = tracking, path
-        self._step = trained
+        self._step, self._grpo_steps = mid_training_steps, grpo_steps
+        self._grpo_bar: tqdm[None] | None = None
+        self._grpo_began = 0.0
         for name in MONOTONIC:
             if name in tracking.logger:
                 tracking.logger[name].define_metric(STEP_KEY)
                 tracking.logger[name].define_metric("early_experience/*", step_metric=STEP_KEY)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _keep_until(path, trained, grpo)
+        drop_steps_after(path, mid_training_steps, grpo_steps)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._tracking, name)
 
-    def log(self, data: Mapping[str, Any], step: int, backend: Any = None) -> None:
+    def begin_grpo(self, total_steps: int) -> None:
+        """Show the progress of verl's GRPO loop from now on."""
+        logger.info(f"{GRPO} begins: {total_steps} steps")
+        self._grpo_began = time.monotonic()
+        self._grpo_bar = progress_bar(total_steps, GRPO, "step", initial=self._grpo_steps)
+
+    def log(self, data: Mapping[str, SupportsFloat], step: int, backend: Collection[str] | None = None) -> None:
         """Log a GRPO step of verl."""
-        for name, logger in self._tracking.logger.items():
+        for name, backend_logger in self._tracking.logger.items():
             if backend is None or name in backend:
-                logger.log(data=data, step=step + self._step if name in MONOTONIC else step)
-        self.keep({"stage": "grpo", "step": step, **_numbers(data)})
+                backend_logger.log(data=data, step=step + self._step if name in MONOTONIC else step)
+        values = _numbers(data)
+        append_step(self._path, MetricStep(GRPO, step, values))
+        self._show_grpo(step, values)
 
     def log_stage(self, stage: str, data: Mapping[str, float]) -> None:
         """Log an optimizer step of mid-training."""
         self._step += 1
         named = {f"early_experience/{key}": value for key, value in data.items()}
         self._tracking.log({**named, STEP_KEY: self._step}, step=self._step)
-        self.keep({"stage": stage, "step": self._step, **data})
+        append_step(self._path, MetricStep(stage, self._step, data))
 
-    def keep(self, row: Mapping[str, Any]) -> None:
-        """Append a row to the run's metrics file."""
-        with room_for(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+    def finish(self, exit_code: int = 0) -> None:
+        """End the progress of GRPO, and verl's tracking."""
+        if self._grpo_bar is not None:
+            self._grpo_bar.close()
+        self._tracking.finish(exit_code=exit_code)
 
-
-def _keep_until(path: Path, trained: int, grpo: int) -> None:
-    """Drop the rows of steps that a resumed job takes again, and a last row that was cut off."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if row["step"] <= (grpo if row["stage"] == "grpo" else trained):
-            kept.append(line + "\n")
-    with atomic(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+    def _show_grpo(self, step: int, values: Mapping[str, float]) -> None:
+        bar = self._grpo_bar
+        if bar is None:
+            return
+        score = {"score": f"{values[SCORE_KEY]:.3f}"} if SCORE_KEY in values else {}
+        bar.set_postfix(score, refresh=False)
+        bar.update(step - bar.n)
+        if step == bar.total:
+            bar.close()
+            logger.info(trained_line(GRPO, step, score, time.monotonic() - self._grpo_began))
 
 
-def _numbers(data: Mapping[str, Any]) -> dict[str, float]:
+def collected_line(name: str, result: CollectionResult) -> str:
+    """Return the line of a set of branches that has been collected."""
+    return (
+        f"collect {name}: {result.states} states, {result.branches} branches, {result.reused} reused, "
+        f"{result.lost} states lost, {result.failed} actions failed ({result.cost.seconds:.0f} s)"
+    )
+
+
+def trained_line(stage: str, steps: int, numbers: Mapping[str, str], seconds: float) -> str:
+    """Return the line of a stage that has been trained.
+
+    Args:
+        stage: its name.
+        steps: all of its steps.
+        numbers: of the last step, as text.
+        seconds: since the stage began in this job.
+    """
+    last_step = "".join(f", {name} {number}" for name, number in numbers.items())
+    return f"{stage}: {steps} steps{last_step} ({seconds:.0f} s)"
+
+
+def evaluated_line(result: StageResult, step: int | None = None) -> str:
+    """Return the line of an evaluation: success and the number of episodes by split.
+
+    Args:
+        result: of the stage.
+        step: of GRPO; None for a stage that has been evaluated at its end.
+    """
+    shares = [f"{split} {100 * value:.1f} % of {result.episodes[split]}" for split, value in result.success.items()]
+    after = result.name if step is None else f"{result.name} step {step}"
+    return f"{after}, success: {', '.join(shares)} episodes"
+
+
+def _numbers(data: Mapping[str, SupportsFloat]) -> dict[str, float]:
     result = {}
     for key, value in data.items():
         try:

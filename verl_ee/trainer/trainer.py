@@ -3,60 +3,62 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections import Counter
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 import ray
 import transfer_queue as tq
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.utils.config import omega_conf_to_dataclass
 
-from verl_ee.config import StageConfig, parse
-from verl_ee.config.models import ROOT
+from verl_ee.config import early_experience_of
 from verl_ee.errors import EarlyExperienceError, StageError
 from verl_ee.objectives.examples import Encoder
-from verl_ee.objectives.stage_data import StageData
 from verl_ee.run.folder import RunFolder
+from verl_ee.run.stage_result import BASE, GRPO
 from verl_ee.run.state import HAND_OVER
-from verl_ee.run.summary import RunSummary, outcomes_of
+from verl_ee.run.summary import RunSummary
 from verl_ee.trainer.actor.reference import Reference
 from verl_ee.trainer.actor.worker import EarlyExperienceWorker
-from verl_ee.trainer.checkpoints import check_space, kept_by_grpo, older_is_kept
+from verl_ee.trainer.checkpoints import kept_by_grpo, older_is_kept
 from verl_ee.trainer.data_preparation import DataPreparation
+from verl_ee.trainer.evaluation import StageEvaluation
 from verl_ee.trainer.mid_training import MidTraining, last_line, save_failed
+from verl_ee.trainer.protocols import Tracking
 from verl_ee.trainer.rollout.sampler import Sampler
 from verl_ee.trainer.rollout.tokens import encoder_for
-from verl_ee.trainer.stage_log import StageLog, stage_logger
+from verl_ee.trainer.stage_log import StageLog
+from verl_ee.trainer.stages import StageRunner
 
-logger = stage_logger(__name__)
+if TYPE_CHECKING:
+    from transfer_queue import KVBatchMeta
+    from verl.experimental.agent_loop import AgentLoopManager
 
 
 class EarlyExperience(PPOTrainer):
     """Collect, mid-train, hand over; then the GRPO of the verl trainer that it is combined with."""
 
-    logger: Any
-    global_steps: int
+    logger: Tracking
     verl_mode: str
     """verl's name of that trainer."""
     worker: type[EarlyExperienceWorker] = EarlyExperienceWorker
 
     def __init__(self, config: DictConfig) -> None:
-        self.early = parse(OmegaConf.to_container(config[ROOT], resolve=True))  # type: ignore[arg-type]
+        self.early = early_experience_of(config)
         self.folder = RunFolder.of(config, self.early)
         self._lock = self.folder.hold()
-        self.summary = RunSummary.load(self.folder.own / "summary.json", seed=int(config.data.get("seed") or 0))
+        self.summary = RunSummary.load(self.folder.summary_path, seed=int(config.data.get("seed") or 0))
+        stages_done = self._stages_done(config)
         with open_dict(config):
             # verl compares the mode with "sync" to choose buffers and checkpoints; from here on it is verl's own.
             config.trainer.v1.trainer_mode = self.verl_mode
-            if not self._stages_done(config) and "base" in self.summary.evaluated_stages():
+            if not stages_done and self.summary.stage(BASE) is not None:
                 # An earlier attempt evaluated the model that the stages start from.
                 config.trainer.val_before_train = False
-        self.stage = "grpo" if self._stages_done(config) else "base"
-        self._stage_began = time.monotonic()
-        self._episodes: Counter[str] = Counter()
-        self._outcomes: dict[str, dict[str, bool]] = {}
+        last_stage = list(self.early.stages)[-1]
+        self.evaluation = StageEvaluation(self.summary, last_stage, GRPO if stages_done else BASE)
         super().__init__(config)
 
     def _init_resource_pool_mgr(self) -> None:
@@ -66,7 +68,7 @@ class EarlyExperience(PPOTrainer):
                 self.role_worker_mapping[role] = ray.remote(self.worker)
 
     def _stages_done(self, config: DictConfig) -> bool:
-        """Whether this job only goes on with GRPO: of its own run, or of the checkpoint that a user names."""
+        """Return whether this job only goes on with GRPO: of its own run, or of the checkpoint that a user names."""
         return HAND_OVER in self.folder.finished() or config.trainer.resume_mode == "resume_path"
 
     def _load_checkpoint(self) -> None:
@@ -80,31 +82,55 @@ class EarlyExperience(PPOTrainer):
         super()._load_checkpoint()
         reference.after_loading(anchor)
 
-    def fit(self, agent_loop_manager: Any) -> None:
-        """Run every stage, then GRPO; an exception is left in `error.json` and raised as one of ours."""
+    def fit(self, agent_loop_manager: AgentLoopManager) -> None:
+        """Run every stage, then GRPO.
+
+        Raises:
+            EarlyExperienceError: for any exception; `error.json` has its message as well.
+        """
         self.folder.clear_error()
-        self._stage_began = time.monotonic()
+        self.evaluation.begin(self.evaluation.stage)
         try:
             super().fit(agent_loop_manager)
         except EarlyExperienceError as error:
-            self.folder.write_error(error, self.stage)
+            self.folder.write_error(error, self.evaluation.stage)
             raise
         except Exception as error:
-            failure = StageError(f"Stage {self.stage!r} failed: {last_line(error)}")
-            self.folder.write_error(failure, self.stage)
+            failure = StageError(f"Stage {self.evaluation.stage!r} failed: {last_line(error)}")
+            self.folder.write_error(failure, self.evaluation.stage)
             raise failure from error
 
     def on_train_begin(self) -> None:
         """Run the stages, where verl has built everything and validated the model it starts from."""
-        trained = sum(item.step for item in self.folder.trained().values())
-        self.logger = StageLog(self.logger, self.folder.own / "metrics.jsonl", trained, self.global_steps - 1)
+        steps = sum(progress.step for progress in self.folder.trained().values())
+        log = StageLog(self.logger, self.folder.metrics_path, steps, self.global_steps - 1)
+        # It hands on every other attribute of verl's tracking by `__getattr__`, which types cannot tell.
+        self.logger = cast(Tracking, log)
         if not self._stages_done(self.config):
-            self._run_stages()
-        self._begin("grpo")
+            self._stages(log).run()
+        self.evaluation.begin(GRPO)
+        log.begin_grpo(self.total_training_steps)
         super().on_train_begin()
 
-    def _run_stages(self) -> None:
-        sources = DataPreparation(
+    def _stages(self, log: StageLog) -> StageRunner:
+        workers = self.actor_rollout_wg
+        return StageRunner(
+            self.early,
+            self.folder,
+            self.summary,
+            self._preparation(),
+            MidTraining(workers, self.folder, log, self.early.save_freq, self._row_multiple(), self._pad_token_id()),
+            self.evaluation,
+            workers,
+            self.checkpoint_manager,
+            Reference.of(self, self.early.hand_over.reference),
+            kept_by_grpo(self.config.trainer, self.total_training_steps),
+            self._validate,
+            self._save_step,
+        )
+
+    def _preparation(self) -> DataPreparation:
+        return DataPreparation(
             self.config,
             self.early,
             self.folder,
@@ -113,139 +139,16 @@ class EarlyExperience(PPOTrainer):
             self._encoder(),
             self.get_llm_client,
             lambda: Sampler.of(self),
-            self._begin,
+            self.evaluation.begin,
         )
-        curriculum = sources.curriculum()
-        self._check_space()
-        training = MidTraining(
-            self.actor_rollout_wg,
-            self.folder,
-            self.logger,
-            self.early.save_freq,
-            self._row_multiple(),
-            self._pad_token_id(),
-        )
-        before: str | None = None
-        for name, stage in self.early.stages.items():
-            if name not in self.folder.finished():
-                self._begin(name)
-                self._train(training, curriculum, name, stage, before)
-            before = name
-
-    def _train(
-        self, training: MidTraining, curriculum: StageData, name: str, stage: StageConfig, before: str | None
-    ) -> None:
-        """Train and evaluate a stage; the servers sleep until it is trained. The last one hands over to GRPO."""
-        found = curriculum.examples(name)
-        if found.dropped:
-            total = len(found.examples) + len(found.dropped)
-            logger.warning(f"{name}: {len(found.dropped)} of {total} examples are too long and left out")
-        self.checkpoint_manager.sleep_replicas()
-        steps = curriculum.steps(name, len(found.examples))
-        training.run(name, stage, found.examples, steps, before, self.early.resume == "force")
-        last = name == list(self.early.stages)[-1]
-        if last:
-            self._hand_over()
-        self.checkpoint_manager.update_weights(0)
-        if self.early.evaluate:
-            self._validate()
-        self.folder.finish(*([name, HAND_OVER] if last else [name]))
 
     def _encoder(self) -> Encoder:
-        model_type = getattr(self._model_config(), "model_type", None)
+        model_config = omega_conf_to_dataclass(self.config.actor_rollout_ref.model).hf_config
+        model_type = getattr(model_config, "model_type", None)
         return encoder_for(self.tokenizer, model_type, self.config.data.get("apply_chat_template_kwargs", {}))
 
-    def _check_space(self) -> None:
-        """Refuse to train what could not be saved in the end."""
-        size = sum(self.actor_rollout_wg.checkpoint_bytes())
-        left = len([name for name in self.early.stages if name not in self.folder.finished()])
-        # Besides one per stage: the hand-over, and a stage's older one until its newer one is complete.
-        stages = left + 1 + bool(self.early.save_freq)
-        check_space(self.folder.root, size, stages, kept_by_grpo(self.config.trainer, self.total_training_steps))
-
-    def _hand_over(self) -> None:
-        """Save the mid-trained policy as `global_step_0`, with GRPO's optimizer and schedule, and anchor the reference.
-
-        The fingerprints that are logged show that the same weights are on each side.
-        """
-        before = self.actor_rollout_wg.policy_fingerprint()
-        self.actor_rollout_wg.hand_over(self.early.hand_over.optimizer == "keep")
-        step, self.global_steps = self.global_steps, 0
-        self._save_checkpoint()
-        self.global_steps = step
-        path = self.folder.hand_over
-        self.actor_rollout_wg.exempt_from_rotation(str(path / "actor"))
-        reference = Reference.of(self, self.early.hand_over.reference)
-        anchored = reference.anchor(path / "actor")
-        after = self.actor_rollout_wg.policy_fingerprint()
-        logger.warning(
-            f"hand-over: policy {_joined(before)} -> {_joined(after)}, reference {anchored}; saved in {path}"
-        )
-        self.summary.checkpoint("hand_over", path)
-
-    def _begin(self, stage: str) -> None:
-        self.stage, self._stage_began = stage, time.monotonic()
-
-    def _validate(self) -> dict[str, float]:
-        began = time.monotonic()
-        seconds = began - self._stage_began
-        metrics = super()._validate()
-        # Evaluating is not part of any stage.
-        self._stage_began += time.monotonic() - began
-        success = {name: _success(metrics, name) for name in self._episodes}
-        if self.stage == "grpo" and self.global_steps == 0:
-            # A job that only goes on with GRPO begins with the policy of the last stage.
-            last = list(self.early.stages)[-1]
-            self.summary.evaluated(last, None, success, self._episodes, self._outcomes)
-        else:
-            self.summary.evaluated(self.stage, seconds, success, self._episodes, self._outcomes)
-        return metrics
-
-    def _val_metrics_update(
-        self,
-        data_sources: Any,
-        sample_uids: Any,
-        reward_extra_infos_dict: Any,
-        sample_turns: Any,
-        expected_acc_counts: dict[tuple[str, str], int],
-    ) -> dict[str, float]:
-        self._episodes = Counter()
-        for (data_source, _), repeats in expected_acc_counts.items():
-            self._episodes[data_source] += repeats
-        self._outcomes = outcomes_of(data_sources, reward_extra_infos_dict)
-        return super()._val_metrics_update(
-            data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=expected_acc_counts
-        )
-
-    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        actor = self.config.actor_rollout_ref.actor
-        rows = actor.ppo_mini_batch_size * self.config.actor_rollout_ref.rollout.n
-        metrics["early_experience/optimizer_steps"] = len(batch) // rows * actor.ppo_epochs
-        return super()._update_actor(batch, metrics)
-
-    def _compute_ref_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        batch = super()._compute_ref_log_prob(batch, metrics)
-        fields = ["old_log_probs", "ref_log_prob", "response_mask"]
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-        learned = data["response_mask"].values().bool()
-        gap = (data["old_log_probs"].values() - data["ref_log_prob"].values()).abs()[learned]
-        metrics["early_experience/reference_gap"] = float(gap.max())
-        return batch
-
-    def _save_checkpoint(self) -> None:
-        path = self.folder.root / f"global_step_{self.global_steps}"
-        try:
-            super()._save_checkpoint()
-        except Exception as error:  # whatever torch raises in a worker when it cannot write, wrapped by Ray
-            kept = older_is_kept(self.folder.root, self.global_steps)
-            failure = save_failed(path / "actor", error, kept)
-            if kept:
-                shutil.rmtree(path, ignore_errors=True)
-            raise failure from error
-        if self.global_steps > 0:
-            self.summary.checkpoint("grpo", path)
-
     def _row_multiple(self) -> int:
+        """Return a number of rows that all workers can share, each in whole micro-batches."""
         group = self.actor_rollout_wg
         if "actor" not in group._dispatch_info:
             group._dispatch_info["actor"] = group._query_dispatch_info("actor")
@@ -257,19 +160,52 @@ class EarlyExperience(PPOTrainer):
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
-    def _model_config(self) -> Any:
-        from verl.utils.config import omega_conf_to_dataclass
+    def _save_step(self, step: int) -> None:
+        """Save verl's checkpoint under another step than the present one."""
+        present, self.global_steps = self.global_steps, step
+        self._save_checkpoint()
+        self.global_steps = present
 
-        return omega_conf_to_dataclass(self.config.actor_rollout_ref.model).hf_config
+    def _save_checkpoint(self) -> None:
+        path = self.folder.grpo_checkpoint(self.global_steps)
+        try:
+            super()._save_checkpoint()
+        except Exception as error:  # whatever torch raises in a worker when it cannot write, wrapped by Ray
+            is_older_kept = older_is_kept(self.folder.root, self.global_steps)
+            failure = save_failed(path / "actor", error, is_older_kept)
+            if is_older_kept:
+                shutil.rmtree(path, ignore_errors=True)
+            raise failure from error
+        if self.global_steps > 0:
+            self.summary.record_checkpoint(GRPO, path)
 
+    def _validate(self) -> dict[str, float]:
+        return self.evaluation.record(super()._validate, self.global_steps)
 
-def _joined(fingerprints: list[str]) -> str:
-    """Return the fingerprints of all workers as one text."""
-    return "+".join(dict.fromkeys(fingerprints))
+    def _val_metrics_update(
+        self,
+        data_sources: Sequence[str],
+        sample_uids: Sequence[str],
+        reward_extra_infos_dict: Mapping[str, Sequence[object]],
+        sample_turns: Sequence[int],
+        expected_acc_counts: Mapping[tuple[str, str], int],
+    ) -> dict[str, float]:
+        self.evaluation.note_episodes(data_sources, reward_extra_infos_dict, expected_acc_counts)
+        return super()._val_metrics_update(
+            data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=expected_acc_counts
+        )
 
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, float]) -> KVBatchMeta:
+        actor = self.config.actor_rollout_ref.actor
+        rows = actor.ppo_mini_batch_size * self.config.actor_rollout_ref.rollout.n
+        metrics["early_experience/optimizer_steps"] = len(batch) // rows * actor.ppo_epochs
+        return super()._update_actor(batch, metrics)
 
-def _success(metrics: dict[str, Any], data_source: str) -> float:
-    """Return verl's core metric of a data source: `acc` where the agent loop reports it, else the reward."""
-    prefix = f"val-core/{data_source}/"
-    means = (float(value) for key, value in metrics.items() if key.startswith(prefix) and "/mean@" in key)
-    return next(means, float("nan"))
+    def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict[str, float]) -> KVBatchMeta:
+        batch = super()._compute_ref_log_prob(batch, metrics)
+        fields = ["old_log_probs", "ref_log_prob", "response_mask"]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        learned = data["response_mask"].values().bool()
+        gap = (data["old_log_probs"].values() - data["ref_log_prob"].values()).abs()[learned]
+        metrics["early_experience/reference_gap"] = float(gap.max())
+        return batch

@@ -19,7 +19,8 @@ from verl_ee.envs.household.env import Household
 from verl_ee.envs.household.text import IMPOSSIBLE
 from verl_ee.experience.branching.brancher import branch
 from verl_ee.experience.branching.fork import ForkRestore
-from verl_ee.experience.branching.protocol import Outcome, StateRequest, StateResult, Usage, WorkUnit, env_steps_of
+from verl_ee.experience.branching.protocol import StateRequest, StateResult, Usage, WorkUnit, env_steps_of
+from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.branching.replayer import TRIES
 from verl_ee.experience.branching.restore import ReplayRestore, RestoreMethod, SnapshotRestore
 from verl_ee.experience.branching.session import EnvironmentSession

@@ -55,7 +55,7 @@ def written_all(household: Branched) -> list[str]:
 def test_what_the_rule_writes_is_borne_out_by_what_was_executed(household: Branched) -> None:
     claims = 0
     for item in situations(household.trajectories, household.outcomes, HISTORY):
-        by_action = {branch.action: branch for branch in (item.outcome, *item.alternatives)}
+        by_action = {branch.outcome.action: branch.outcome for branch in (item.outcome, *item.alternatives)}
         task, now = words(item.state.task), words(item.state.observation)
         seen = {item.state.observation, *(turn.observation for turn in item.state.history)}
         first, *rest = sentences_of(written(item))

@@ -225,7 +225,7 @@ def test_the_flag_composes_with_megatron_on_the_stock_command_line(tmp_path: Pat
         f"early_experience.experts={tmp_path}/experts.jsonl",
         "algorithm.adv_estimator=grpo",
         f"trainer.default_local_dir={tmp_path}/run",
-        *(key for key in megatron_actors.overrides(2, 1, True) if "dtype" not in key),
+        *(key for key in megatron_actors.overrides(2, 1, True) if "megatron.dtype" not in key),
     ]
     with hydra.initialize_config_module("verl.trainer.config", version_base=None):
         config = hydra.compose("ppo_trainer", overrides)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -31,6 +30,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_ee.errors import ExampleError
+from verl_ee.experience.progress import read_plugin_line
 from verl_ee.objectives.examples import Example
 from verl_ee.objectives.loss import loss_and_metrics
 from verl_ee.trainer.actor.batch import to_batch
@@ -176,9 +176,8 @@ def test_a_response_ends_where_the_model_would_stop(config: DictConfig, tokenize
 
 @pytest.mark.parametrize("case", FAILURES)
 def test_a_demonstration_that_cannot_be_played_is_named_and_left_out(
-    config: DictConfig, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, case: str
+    config: DictConfig, tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
-    caplog.set_level(logging.WARNING, "verl.verl_ee.trainer.rollout.recorder")
     bad, words = FAILURES[case]
     found = record(write(tmp_path, [GUESSES[1], bad, GUESSES[0]]), config, 0.34)
     assert [pieces(item, tokenizer)[-1][1] for item in found.examples] == ["7" + END] * 2
@@ -186,9 +185,10 @@ def test_a_demonstration_that_cannot_be_played_is_named_and_left_out(
     assert found.rows == 3
     (failed,) = found.failed
     assert all(word in failed for word in ["Row 1: ", *words])
-    (line,) = [item.getMessage() for item in caplog.records if item.name == "verl.verl_ee.trainer.rollout.recorder"]
-    assert failed in line
-    assert "left out" in line
+    (warning,) = filter(None, map(read_plugin_line, capsys.readouterr().err.splitlines()))
+    assert warning.level == "WARNING"
+    assert failed in warning.text
+    assert "left out" in warning.text
 
 
 def test_more_failures_than_the_budget_are_refused(config: DictConfig, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Branch at the states of an expert trajectory: reach the state, prove it, execute each action, record what came back.
+"""Branch at the states of an expert trajectory: reach the state, prove it, execute each alternative, record its outcome.
 
 Rewards are never read here: early experience is reward-free (paper, section 4.1).
 """
@@ -6,18 +6,25 @@ Rewards are never read here: early experience is reward-free (paper, section 4.1
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from verl_ee.config import CollectConfig
-from verl_ee.experience.branching.protocol import Fault, StateLostError, StateRequest, StateResult, Usage, WorkUnit
+from verl_ee.experience.branching.protocol import (
+    Fault,
+    Outcome,
+    StateLostError,
+    StateRequest,
+    StateResult,
+    Usage,
+    WorkUnit,
+)
 from verl_ee.experience.branching.replayer import TRIES, Replayer
 from verl_ee.experience.branching.restore import RestoreMethod
 from verl_ee.experience.branching.session import EnvironmentSession, StateView
 from verl_ee.experience.proposers import listed_proposals
-from verl_ee.prompts.actions import canonical
 
-Begin = Callable[[int, str | None], None]
-"""Told which step is reached next (no action), or which action is executed there next."""
+OnAttempt = Callable[[int, str | None], None]
+"""Called with the step of the state that is reached next (and None), or with the action that is executed there next."""
 
 
 def branch(
@@ -25,116 +32,171 @@ def branch(
     restore: RestoreMethod,
     unit: WorkUnit,
     config: CollectConfig,
-    begin: Begin = lambda step, action: None,
+    on_attempt: OnAttempt = lambda step, action: None,
 ) -> Iterator[StateResult]:
     """Branch at every state of a unit, in order.
 
-    A state that cannot be proved is lost, and so is what follows it in the unit; an action that cannot be executed is
-    left out. Either is tried twice, and reported as a fault.
+    A state that cannot be proved is lost, and so are the states after it in the unit. An action that cannot be executed
+    is left out. Both are tried twice, and reported as a fault.
 
     Args:
         session: holds a fresh or used environment of the trajectory's id.
-        restore: the way back to a state.
-        unit: what to execute.
+        restore: the method to go back to a state.
+        unit: the states.
         config: how alternatives are chosen where the unit does not name them.
-        begin: told what is attempted next, so that whoever watches knows what a process died of.
+        on_attempt: called before each attempt, so that a supervisor knows what a process died of.
 
     Yields:
-        One answer per state. It comes once the expert's own outcome there is known, which for a walk is when the next
+        One result per state. It comes once the expert's own outcome there is known, which on a walk is when the next
         state is reached.
     """
-    replayer = Replayer(session, unit.trajectory, unit.index)
-    held: tuple[StateRequest, StateResult] | None = None
-    before = session.usage
-    for position, ask in enumerate(unit.requests):
-        begin(ask.step, None)
-        try:
-            seen = replayer.reach(ask.step)
-        except StateLostError as error:
-            if held:
-                yield _missed(replayer, *held, error)
-            yield from _lost(replayer, unit.requests[position:], error, before)
-            return
-        if held:
-            yield _with_expert(replayer, *held)
-        answer = _alternatives(replayer, restore, ask, seen, config, begin)
-        usage, before = session.usage - before, session.usage
-        held = ask, replace(answer, usage=usage, faults=(*replayer.take_faults(), *answer.faults))
-    if held:
-        ask, answer = held
-        answer = _finished(replayer, ask, answer, begin)
-        yield replace(_with_expert(replayer, ask, answer), usage=answer.usage + (session.usage - before))
+    yield from _Brancher(session, restore, unit, config, on_attempt).results()
 
 
-def _lost(
-    replayer: Replayer, requests: Sequence[StateRequest], error: StateLostError, before: Usage
-) -> Iterator[StateResult]:
-    for ask in requests:
-        fault = Fault(replayer.index, ask.step, error.kind, str(error))
-        usage, before = replayer.session.usage - before, replayer.session.usage
-        yield StateResult(replayer.index, ask.step, faults=(*replayer.take_faults(), fault), lost=True, usage=usage)
+@dataclass(frozen=True)
+class _Pending:
+    """The result of a state whose expert outcome may still be unknown."""
+
+    request: StateRequest
+    result: StateResult
 
 
-def _alternatives(
-    replayer: Replayer, restore: RestoreMethod, ask: StateRequest, seen: StateView, config: CollectConfig, begin: Begin
-) -> StateResult:
-    recorded = replayer.trajectory.steps[ask.step]
-    actions = ask.actions
-    if actions is None:
-        listed = recorded.admissible_actions or seen.info.get("admissible_actions") or ()
-        proposals = listed_proposals(config, replayer.trajectory, ask.step, listed)
-        actions = tuple(proposal.action for proposal in proposals)
-    executed, faults = [], []
-    known = set(ask.known)
-    fresh = [action for action in actions if canonical(action) not in known]
-    arrived = False
-    for action in fresh:
-        begin(ask.step, action)
-        for attempt in range(1, TRIES + 1):
+class _Brancher:
+    """Branches one unit."""
+
+    def __init__(
+        self,
+        session: EnvironmentSession,
+        restore: RestoreMethod,
+        unit: WorkUnit,
+        config: CollectConfig,
+        on_attempt: OnAttempt,
+    ) -> None:
+        self._session, self._restore, self._unit, self._config = session, restore, unit, config
+        self._on_attempt = on_attempt
+        self._replayer = Replayer(session, unit.trajectory, unit.trajectory_index)
+        self._arrived = False
+        """Whether the restore method has prepared for the present state."""
+        self._reported = session.usage
+        """Usage that earlier results have reported."""
+
+    def results(self) -> Iterator[StateResult]:
+        """Yield the result of each state."""
+        pending: _Pending | None = None
+        for position, request in enumerate(self._unit.requests):
+            self._on_attempt(request.step, None)
             try:
-                if not arrived:
-                    replayer.reach(ask.step)
-                    restore.arrive(replayer)
-                    arrived = True
-                executed.append(restore.execute(replayer, ask.step, action))
-                break
+                view = self._replayer.reach(request.step)
             except StateLostError as error:
-                replayer.at, arrived = None, False
+                if pending:
+                    yield self._without_expert_outcome(pending, error)
+                yield from self._lost_results(self._unit.requests[position:], error)
+                return
+            if pending:
+                yield self._with_expert_outcome(pending)
+            pending = _Pending(request, self._branch_state(request, view))
+        if pending:
+            yield self._last_result(pending)
+
+    def _branch_state(self, request: StateRequest, view: StateView) -> StateResult:
+        """Execute the alternatives of the state that was just reached."""
+        alternatives = self._alternatives(request, view)
+        outcomes, faults = self._execute(request.step, request.unknown_actions(alternatives))
+        return StateResult(
+            self._replayer.ref(request.step),
+            alternatives,
+            outcomes=outcomes,
+            faults=(*self._replayer.take_faults(), *faults),
+            usage=self._take_usage(),
+        )
+
+    def _alternatives(self, request: StateRequest, view: StateView) -> tuple[str, ...]:
+        if request.alternatives is not None:
+            return request.alternatives
+        trajectory = self._unit.trajectory
+        listed = trajectory.steps[request.step].admissible_actions or view.admissible_actions or ()
+        proposals = listed_proposals(self._config, trajectory, request.step, listed)
+        return tuple(proposal.action for proposal in proposals)
+
+    def _execute(self, step: int, actions: Sequence[str]) -> tuple[tuple[Outcome, ...], tuple[Fault, ...]]:
+        """Execute actions in one state, and return their outcomes, and a fault for each that has none."""
+        self._arrived = False
+        results = [self._execute_action(step, action) for action in actions]
+        if self._arrived:
+            self._leave(step)
+        outcomes = tuple(result for result in results if isinstance(result, Outcome))
+        return outcomes, tuple(result for result in results if isinstance(result, Fault))
+
+    def _execute_action(self, step: int, action: str) -> Outcome | Fault:
+        self._on_attempt(step, action)
+        attempt = 1
+        while True:
+            try:
+                self._arrive(step)
+                return self._restore.execute(self._replayer, step, action)
+            except StateLostError as error:
+                self._replayer.position, self._arrived = None, False
                 if attempt == TRIES:
-                    faults.append(Fault(replayer.index, ask.step, error.kind, str(error), action))
-                else:
-                    replayer.excuse(ask.step, error)
-    if fresh and arrived:
+                    return self._fault(step, error, action)
+                self._replayer.note_retry(step, error)
+                attempt += 1
+
+    def _arrive(self, step: int) -> None:
+        if not self._arrived:
+            self._replayer.reach(step)
+            self._restore.arrive(self._replayer)
+            self._arrived = True
+
+    def _leave(self, step: int) -> None:
         try:
-            restore.leave(replayer, ask.step)
+            self._restore.leave(self._replayer, step)
         except StateLostError as error:
-            replayer.at = None
-            replayer.excuse(ask.step, error)
-    return StateResult(replayer.index, ask.step, actions, tuple(executed), None, tuple(faults))
+            # The next state is reached from a reset instead.
+            self._replayer.position = None
+            self._replayer.note_retry(step, error)
 
+    def _with_expert_outcome(self, pending: _Pending) -> StateResult:
+        if not pending.request.include_expert:
+            return pending.result
+        return replace(pending.result, expert_outcome=self._replayer.expert_outcomes.get(pending.request.step))
 
-def _with_expert(replayer: Replayer, ask: StateRequest, answer: StateResult) -> StateResult:
-    return replace(answer, expert=replayer.walked.get(ask.step)) if ask.expert else answer
+    def _without_expert_outcome(self, pending: _Pending, error: StateLostError) -> StateResult:
+        """Complete the result of a state from which the walk led elsewhere."""
+        result = self._with_expert_outcome(pending)
+        if not pending.request.include_expert or result.expert_outcome:
+            return result
+        step = pending.request.step
+        fault = self._fault(step, error, self._unit.trajectory.steps[step].action)
+        return replace(result, faults=(*result.faults, fault))
 
+    def _lost_results(self, requests: Sequence[StateRequest], error: StateLostError) -> Iterator[StateResult]:
+        for request in requests:
+            faults = (*self._replayer.take_faults(), self._fault(request.step, error))
+            ref = self._replayer.ref(request.step)
+            yield StateResult(ref, faults=faults, lost=True, usage=self._take_usage())
 
-def _missed(replayer: Replayer, ask: StateRequest, answer: StateResult, error: StateLostError) -> StateResult:
-    """Complete the answer of a state from which the walk led elsewhere."""
-    answer = _with_expert(replayer, ask, answer)
-    if not ask.expert or answer.expert:
-        return answer
-    fault = Fault(replayer.index, ask.step, error.kind, str(error), replayer.trajectory.steps[ask.step].action)
-    return replace(answer, faults=(*answer.faults, fault))
+    def _last_result(self, pending: _Pending) -> StateResult:
+        """Complete the result of the last state; nothing but its expert outcome makes the walk go on."""
+        request, result = pending.request, pending.result
+        if request.include_expert and request.step not in self._replayer.expert_outcomes:
+            result = replace(result, faults=(*result.faults, *self._execute_expert(request.step)))
+        result = self._with_expert_outcome(_Pending(request, result))
+        return replace(result, usage=result.usage + self._take_usage())
 
+    def _execute_expert(self, step: int) -> tuple[Fault, ...]:
+        """Execute the expert's action, and return what went wrong."""
+        action = self._unit.trajectory.steps[step].action
+        self._on_attempt(step, action)
+        try:
+            self._replayer.reach(step + 1)
+        except StateLostError as error:
+            return (*self._replayer.take_faults(), self._fault(step, error, action))
+        return self._replayer.take_faults()
 
-def _finished(replayer: Replayer, ask: StateRequest, answer: StateResult, begin: Begin) -> StateResult:
-    """Execute the expert's action in the last state of a unit, if its outcome is asked for."""
-    if not ask.expert or ask.step in replayer.walked:
-        return answer
-    action = replayer.trajectory.steps[ask.step].action
-    begin(ask.step, action)
-    try:
-        replayer.reach(ask.step + 1)
-        missing: tuple[Fault, ...] = ()
-    except StateLostError as error:
-        missing = (Fault(replayer.index, ask.step, error.kind, str(error), action),)
-    return replace(answer, faults=(*answer.faults, *replayer.take_faults(), *missing))
+    def _fault(self, step: int, error: StateLostError, action: str | None = None) -> Fault:
+        return Fault(self._replayer.ref(step), error.kind, str(error), action)
+
+    def _take_usage(self) -> Usage:
+        """Return the steps and resets since the last call."""
+        before, self._reported = self._reported, self._session.usage
+        return self._reported - before

@@ -1,4 +1,4 @@
-"""Finds out what an environment can do and what each way back to a state costs, by playing an expert."""
+"""A check of an environment: whether an expert can be played again, and what each method to restore a state costs."""
 
 from __future__ import annotations
 
@@ -8,26 +8,33 @@ from dataclasses import dataclass, field
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.envs import ExpertTrajectory, make
 from verl_ee.errors import EarlyExperienceError
-from verl_ee.experience.branching.protocol import RESTORE_METHODS, StateLostError, StateRequest, WorkUnit
+from verl_ee.experience.branching.protocol import (
+    AUTO,
+    RESTORE_METHODS,
+    StateLostError,
+    StateRequest,
+    StateResult,
+    WorkUnit,
+)
 from verl_ee.experience.branching.replayer import Replayer
 from verl_ee.experience.branching.session import EnvironmentSession
 from verl_ee.experience.branching.supervisor import HostSupervisor
 
 PLAYS = 2
-"""Times that the expert is played: what differs between two resets shows."""
+"""Times that the expert is played; a second reset shows differences."""
 ALTERNATIVES = 4
-"""Alternatives per state when the ways are tried."""
+"""Alternatives per state in the trial of a method."""
 
 
 @dataclass(frozen=True)
 class RestoreTrial:
-    """One way back to a state.
+    """The trial of one method to restore a state.
 
     Attributes:
-        restore: its name.
+        restore: name of the method.
         problem: why it cannot be used, or empty.
         branches: actions executed.
-        milliseconds: per branch, the way back included.
+        milliseconds: per branch, with the way back to the state.
     """
 
     restore: str
@@ -38,14 +45,15 @@ class RestoreTrial:
 
 @dataclass
 class EnvironmentCheck:
-    """What was found.
+    """The findings of a check.
 
     Attributes:
         steps: steps of the trajectory that was played.
         reset_milliseconds: per reset.
         step_milliseconds: per step.
         problem: where a play differed from the recorded trajectory, or empty.
-        trials: every way.
+        trials: one for every method.
+        automatic: the method that `restore=auto` chooses, or empty if there is none.
     """
 
     steps: int
@@ -53,6 +61,7 @@ class EnvironmentCheck:
     step_milliseconds: float = 0.0
     problem: str = ""
     trials: list[RestoreTrial] = field(default_factory=list)
+    automatic: str = ""
 
     @property
     def good(self) -> bool:
@@ -61,55 +70,79 @@ class EnvironmentCheck:
 
 
 def check_environment(environment: EnvironmentConfig, trajectory: ExpertTrajectory) -> EnvironmentCheck:
-    """Play an expert's trajectory several times, then branch along it in every way.
+    """Play an expert's trajectory several times, then branch along it by every method.
 
     Args:
-        environment: which one.
+        environment: the environment to check.
         trajectory: of an expert in it.
 
     Raises:
-        EnvironmentFault: if the environment cannot be made.
+        EnvError: if the environment cannot be made.
     """
-    result = EnvironmentCheck(len(trajectory.steps))
+    check = EnvironmentCheck(len(trajectory.steps))
+    _play(environment, trajectory, check)
+    check.trials = [_try_method(restore, environment, trajectory) for restore in RESTORE_METHODS]
+    check.automatic = _automatic_method(environment, trajectory)
+    return check
+
+
+def _play(environment: EnvironmentConfig, trajectory: ExpertTrajectory, check: EnvironmentCheck) -> None:
+    """Play the trajectory, and note durations and the first difference."""
     session = EnvironmentSession(lambda: make(environment.id, environment.kwargs))
-    resets = steps = 0.0
+    reset_seconds = step_seconds = 0.0
     try:
         for play in range(1, PLAYS + 1):
             replayer = Replayer(session, trajectory, 0)
             began = time.perf_counter()
-            session.reset(trajectory.seed, trajectory.task)
+            replayer.reach(0)
             reset_done = time.perf_counter()
             replayer.reach(len(trajectory.steps))
-            resets += reset_done - began
-            # Reaching the end begins with a reset of its own.
-            steps += time.perf_counter() - reset_done - (reset_done - began)
-            if replayer.faults and not result.problem:
-                result.problem = f"in play {play}, {replayer.faults[0].message}"
+            reset_seconds += reset_done - began
+            step_seconds += time.perf_counter() - reset_done
+            if replayer.faults and not check.problem:
+                check.problem = f"in play {play}, {replayer.faults[0].message}"
     except StateLostError as error:
-        result.problem = str(error)
+        check.problem = str(error)
     finally:
         session.discard()
-    result.reset_milliseconds = 1000 * resets / PLAYS
-    result.step_milliseconds = max(0.0, 1000 * steps / PLAYS / len(trajectory.steps))
-    result.trials = [_try(restore, environment, trajectory) for restore in RESTORE_METHODS]
-    return result
+    check.reset_milliseconds = 1000 * reset_seconds / PLAYS
+    check.step_milliseconds = 1000 * step_seconds / PLAYS / len(trajectory.steps)
 
 
-def _try(restore: str, environment: EnvironmentConfig, trajectory: ExpertTrajectory) -> RestoreTrial:
+def _try_method(restore: str, environment: EnvironmentConfig, trajectory: ExpertTrajectory) -> RestoreTrial:
     config = CollectConfig.model_validate({"restore": restore, "k": ALTERNATIVES, "max_mismatch": 1.0})
+    unit = WorkUnit(0, trajectory, tuple(StateRequest(step) for step in range(len(trajectory.steps))))
     try:
-        supervisor = HostSupervisor(environment, config, trajectory)
+        supervisor = _start(environment, config, trajectory)
     except EarlyExperienceError as error:
         return RestoreTrial(restore, str(error))
     try:
         began = time.perf_counter()
-        unit = WorkUnit(0, trajectory, tuple(StateRequest(step) for step in range(len(trajectory.steps))))
-        answers = list(supervisor.branch(unit))
+        results = list(supervisor.branch(unit))
         seconds = time.perf_counter() - began
     except EarlyExperienceError as error:
         return RestoreTrial(restore, str(error))
     finally:
         supervisor.close()
-    faults = [fault for answer in answers for fault in answer.faults]
-    branches = sum(len(answer.outcomes) + bool(answer.expert) for answer in answers)
+    faults = [fault for result in results for fault in result.faults]
+    branches = sum(map(_branch_count, results))
     return RestoreTrial(restore, str(faults[0]) if faults else "", branches, 1000 * seconds / max(branches, 1))
+
+
+def _automatic_method(environment: EnvironmentConfig, trajectory: ExpertTrajectory) -> str:
+    try:
+        supervisor = _start(environment, CollectConfig(restore=AUTO), trajectory)
+    except EarlyExperienceError:
+        return ""
+    supervisor.close()
+    return supervisor.restore
+
+
+def _start(environment: EnvironmentConfig, config: CollectConfig, trajectory: ExpertTrajectory) -> HostSupervisor:
+    supervisor = HostSupervisor(environment, config, trajectory)
+    supervisor.choose_restore(config.restore)
+    return supervisor
+
+
+def _branch_count(result: StateResult) -> int:
+    return len(result.outcomes) + (1 if result.expert_outcome else 0)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import TypeAdapter
 
 from verl_ee.envs import ExpertTrajectory
-from verl_ee.experience.branching.protocol import Outcome, StateLostError
+from verl_ee.experience.branching.protocol import StateLostError
 from verl_ee.experience.branching.replayer import Replayer
 from verl_ee.experience.branching.session import EnvironmentSession
+from verl_ee.experience.outcome import Outcome
 
-_REPLY: TypeAdapter[Outcome | tuple[str, str]] = TypeAdapter(Outcome | tuple[str, str])
+_CHILD_RESULT: TypeAdapter[Outcome | tuple[str, str]] = TypeAdapter(Outcome | tuple[str, str])
 _PROC = Path("/proc/self")
 
 
@@ -24,84 +28,146 @@ class ForkRestore:
     name = "fork"
 
     def arrive(self, replayer: Replayer) -> None:
-        """The process itself is the snapshot."""
+        """Do nothing: the process itself is the snapshot."""
 
     def execute(self, replayer: Replayer, step: int, action: str) -> Outcome:
-        """Execute in a child."""
+        """Reach the state of `step` and execute `action` in a child.
+
+        Raises:
+            StateLostError: if the state was not reached, or the child failed.
+        """
         replayer.reach(step)
         try:
-            return _in_child(replayer, action)
+            return _execute_in_child(replayer, action)
         finally:
-            # A child that was ended has not said so.
-            replayer.session.meter.ease()
+            # A child that was ended has left its timer running.
+            replayer.session.meter.stop_timer()
 
     def leave(self, replayer: Replayer, step: int) -> None:
-        """The parent never left."""
+        """Do nothing: the parent never left the state."""
+
+
+@dataclass(frozen=True)
+class ForkTrial:
+    """The result of forking an environment along a trajectory.
+
+    Attributes:
+        problem: why the environment cannot be forked, or an empty string.
+        seconds: duration of each fork, the step of the child included.
+    """
+
+    problem: str
+    seconds: tuple[float, ...] = ()
 
 
 def process_resources() -> frozenset[str]:
     """Return what this process owns that a forked child would share or lack: descriptors, threads, subprocesses."""
-    found = set()
+    resources = {f"thread {entry.name}" for entry in (_PROC / "task").iterdir()}
     for entry in (_PROC / "fd").iterdir():
         try:
-            found.add(f"descriptor {entry.name} ({os.readlink(entry)})")
+            resources.add(f"descriptor {entry.name} ({os.readlink(entry)})")
         except OSError:  # the descriptor of this very listing
             continue
-    found |= {f"thread {entry.name}" for entry in (_PROC / "task").iterdir()}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = entry.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
         except OSError:  # it has ended meanwhile
             continue
         if int(parent) == os.getpid():
-            found.add(f"subprocess {entry.parent.name}")
-    return frozenset(found)
+            resources.add(f"subprocess {entry.parent.name}")
+    return frozenset(resources)
 
 
-def fork_problem(session: EnvironmentSession, sample: ExpertTrajectory, owned: frozenset[str]) -> str:
+def declared_forkable(session: EnvironmentSession) -> bool | None:
+    """Return what an environment declares as `forkable`, or None; false on a system without fork."""
+    if not _can_fork():
+        return False
+    declared = getattr(session.env.unwrapped, "forkable", None)
+    return None if declared is None else bool(declared)
+
+
+def fork_problem(session: EnvironmentSession, sample: ExpertTrajectory, inherited: frozenset[str]) -> str:
     """Return why an environment cannot be forked, or an empty string.
 
-    It can be if it declares `forkable = True`. Without a declaration it is tried: after a reset it may own no
-    descriptor, thread or subprocess (a server behind a socket would be stepped for the parent too), and along a whole
-    trajectory a child's step must leave the parent in its state. The steps of the trial are counted as used.
+    It can be if it declares `forkable = True`. Without a declaration `try_forks` finds out.
+
+    Args:
+        session: holds the environment.
+        sample: a trajectory for the trial.
+        inherited: `process_resources()` from before the environment was made.
     """
-    if not hasattr(os, "fork") or not _PROC.exists():
+    if not _can_fork():
         return "this system has no fork"
-    declared = getattr(session.env.unwrapped, "forkable", None)
-    if declared is not None:
-        return "" if declared else "it declares forkable = False"
+    declared = declared_forkable(session)
+    if declared is None:
+        return try_forks(session, sample, inherited).problem
+    return "" if declared else "it declares forkable = False"
+
+
+def try_forks(session: EnvironmentSession, sample: ExpertTrajectory, inherited: frozenset[str]) -> ForkTrial:
+    """Fork along a whole trajectory, and compare what child and parent see.
+
+    After a reset the environment may own no descriptor, thread or subprocess: a server behind a socket would be stepped
+    for the parent too. And a child's step must leave the parent in its state. The steps of the trial are counted.
+
+    Args:
+        session: holds the environment.
+        sample: the trajectory.
+        inherited: `process_resources()` from before the environment was made.
+    """
     replayer = Replayer(session, sample, 0)
+    restore, seconds = ForkRestore(), list[float]()
     try:
         replayer.reach(0)
-        restore = ForkRestore()
         for step, recorded in enumerate(sample.steps):
-            problem = _owns(owned)
+            problem = _resource_problem(inherited)
             if problem:
-                return problem
-            child = restore.execute(replayer, step, recorded.action)
+                return ForkTrial(problem)
+            began = time.perf_counter()
+            outcome = restore.execute(replayer, step, recorded.action)
+            seconds.append(time.perf_counter() - began)
             replayer.reach(step + 1)
-            if replayer.walked[step] != child:
-                return f"at step {step} of a trial, child and parent saw different outcomes"
-        problem = _owns(owned)
-        if problem:
-            return problem
+            if replayer.expert_outcomes[step] != outcome:
+                return ForkTrial(f"at step {step} of a trial, child and parent saw different outcomes")
     except StateLostError as error:
-        return f"in a trial, {error}"
-    return "" if not replayer.faults else f"in a trial, {replayer.faults[0].message}"
+        return ForkTrial(f"in a trial, {error}")
+    if replayer.faults:
+        return ForkTrial(f"in a trial, {replayer.faults[0].message}")
+    return ForkTrial(_resource_problem(inherited), tuple(seconds))
 
 
-def _owns(owned: frozenset[str]) -> str:
-    extra = process_resources() - owned
-    if extra:
-        return f"it owns {', '.join(sorted(extra)[:3])}"
+def time_forks(session: EnvironmentSession, sample: ExpertTrajectory, count: int) -> tuple[float, ...]:
+    """Return how long `count` forks take in the first state of a trajectory, the step of the child included.
+
+    Raises:
+        StateLostError: if a child failed.
+    """
+    replayer = Replayer(session, sample, 0)
+    restore, seconds = ForkRestore(), list[float]()
+    replayer.reach(0)
+    for _ in range(count):
+        began = time.perf_counter()
+        restore.execute(replayer, 0, sample.steps[0].action)
+        seconds.append(time.perf_counter() - began)
+    return tuple(seconds)
+
+
+def _can_fork() -> bool:
+    return hasattr(os, "fork") and _PROC.exists()
+
+
+def _resource_problem(inherited: frozenset[str]) -> str:
+    own = process_resources() - inherited
+    if own:
+        return f"it owns {', '.join(sorted(own)[:3])}"
     return "its process has threads" if threading.active_count() > 1 else ""
 
 
-def _in_child(replayer: Replayer, action: str) -> Outcome:
+def _execute_in_child(replayer: Replayer, action: str) -> Outcome:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        _report(replayer, action, reading, writing)
+        _run_child(replayer, action, reading, writing)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         content = pipe.read()
@@ -112,21 +178,21 @@ def _in_child(replayer: Replayer, action: str) -> Outcome:
         raise StateLostError(kind, f"the process that executed {action!r} was ended by {signal.Signals(number).name}")
     if not content:
         raise StateLostError("died", f"the process that executed {action!r} ended without an answer")
-    reply = _REPLY.validate_json(content)
-    if isinstance(reply, Outcome):
-        return reply
-    raise StateLostError(*reply)
+    result = _CHILD_RESULT.validate_json(content)
+    if isinstance(result, Outcome):
+        return result
+    raise StateLostError(*result)
 
 
-def _report(replayer: Replayer, action: str, reading: int, writing: int) -> None:
-    """Execute in the child, answer, and end without running anything that the parent registered for its end."""
+def _run_child(replayer: Replayer, action: str, reading: int, writing: int) -> NoReturn:
+    """Execute in the child, report, and end without running anything that the parent registered for its end."""
     try:
         os.close(reading)
         try:
-            reply: Outcome | tuple[str, str] = replayer.act(action)
+            result: Outcome | tuple[str, str] = replayer.act(action)
         except StateLostError as error:
-            reply = (error.kind, str(error))
+            result = (error.kind, str(error))
         with os.fdopen(writing, "wb") as pipe:
-            pipe.write(_REPLY.dump_json(reply))
+            pipe.write(_CHILD_RESULT.dump_json(result))
     finally:
         os._exit(0)

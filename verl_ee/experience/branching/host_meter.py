@@ -1,4 +1,4 @@
-"""What a host has spent, and until when its step may take: numbers in memory that outlive it."""
+"""Steps, resets and the present deadline of a host, in memory that outlives the host."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ SIZE = _COUNTS.size + _DEADLINE.size
 
 
 class HostMeter:
-    """Written by a host and by what it forks, one at a time; read by its supervisor whenever it likes."""
+    """Counts for one host; the host and its forked children write it one at a time, its supervisor may read it anytime."""
 
     def __init__(self, descriptor: int = -1) -> None:
         """Map the memory.
 
         Args:
             descriptor: of a file of `SIZE` bytes that another process maps too, at first all zero; -1 for memory that
-                this process shares with what it forks alone.
+                only this process and its forked children share.
         """
         self._memory = mmap.mmap(descriptor, SIZE)
 
     @property
     def usage(self) -> Usage:
-        """Everything spent so far."""
+        """Steps and resets so far."""
         return Usage(*_COUNTS.unpack_from(self._memory))
 
-    def count(self, usage: Usage) -> None:
-        """Add what is about to be spent: a step that ends its process has been counted."""
+    def add(self, usage: Usage) -> None:
+        """Count steps and resets before they are executed, so that a step that ends its process is counted too."""
         total = self.usage + usage
         _COUNTS.pack_into(self._memory, 0, total.env_steps, total.resets)
 
-    def allow(self, seconds: float) -> None:
-        """Begin something that may take so long."""
+    def start_timer(self, seconds: float) -> None:
+        """Begin an operation that may take so many seconds."""
         _DEADLINE.pack_into(self._memory, _COUNTS.size, time.monotonic() + seconds)
 
-    def ease(self) -> None:
-        """It has ended: nothing is limited until the next time."""
+    def stop_timer(self) -> None:
+        """End the operation: there is no deadline until the next one begins."""
         _DEADLINE.pack_into(self._memory, _COUNTS.size, 0.0)
 
-    def overdue(self, grace: float) -> bool:
-        """Return whether something has taken longer than it may by `grace` seconds."""
+    def is_overdue(self, grace: float) -> bool:
+        """Return whether the present operation is over its deadline by more than `grace` seconds."""
         (deadline,) = _DEADLINE.unpack_from(self._memory, _COUNTS.size)
         return bool(deadline) and time.monotonic() > deadline + grace

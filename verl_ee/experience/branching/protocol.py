@@ -1,18 +1,23 @@
-"""What is asked of an environment worker, and what it answers: plain data that crosses processes as JSON."""
+"""Messages between the driver, its environment workers and their hosts: plain data that crosses processes as JSON."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO
 
 from pydantic import TypeAdapter
 
+from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.envs import ExpertTrajectory
-from verl_ee.errors import EnvError
+from verl_ee.experience.outcome import Outcome
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.prompts.actions import canonical
 
 RESTORE_METHODS = ("snapshot", "fork", "replay")
+AUTO = "auto"
+"""Stands for the cheapest of the methods that an environment can serve."""
 _LENGTH = struct.Struct(">Q")
 
 
@@ -21,41 +26,36 @@ class StateRequest:
     """A state to branch.
 
     Attributes:
-        step: the step of the trajectory whose state it is.
-        actions: the alternatives, or None to choose from what the environment lists there.
-        known: canonical actions whose outcome is not asked for.
-        expert: whether the outcome of the expert's own action is asked for.
+        step: step of the trajectory at which the state is.
+        alternatives: actions to execute there, or None to choose them from the list of the environment.
+        known: canonical actions whose outcome is known already.
+        include_expert: whether the outcome of the expert's own action is wanted.
     """
 
     step: int
-    actions: tuple[str, ...] | None = None
+    alternatives: tuple[str, ...] | None = None
     known: tuple[str, ...] = ()
-    expert: bool = True
+    include_expert: bool = True
+
+    def unknown_actions(self, actions: Sequence[str]) -> list[str]:
+        """Return the actions whose outcome is not known, in their order."""
+        known = set(self.known)
+        return [action for action in actions if canonical(action) not in known]
 
 
 @dataclass(frozen=True)
 class WorkUnit:
-    """What one worker does in one go: states of one trajectory, in ascending order.
+    """States of one trajectory that a worker branches in one go.
 
     Attributes:
-        index: position of the trajectory in its file.
-        trajectory: what the expert did.
-        requests: the states.
+        trajectory_index: position of the trajectory in its file.
+        trajectory: the expert's actions and observations.
+        requests: the states, in ascending order.
     """
 
-    index: int
+    trajectory_index: int
     trajectory: ExpertTrajectory
     requests: tuple[StateRequest, ...]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """An action and what came back."""
-
-    action: str
-    observation: str
-    valid: bool
-    done: bool
 
 
 @dataclass(frozen=True)
@@ -63,32 +63,30 @@ class Fault:
     """Something that went wrong at a state.
 
     Attributes:
-        trajectory: position of the trajectory in its file.
-        step: step of the state.
+        ref: the state.
         kind: `observation` or `admissible actions` where a state is not the recorded one; `raised`, `not text`,
             `time limit` or `died` where the environment failed; `shared` where another trajectory was to execute the
             action and could not.
-        message: what was seen, in full.
-        action: the action whose outcome is missing for it, if there is one.
+        message: full description.
+        action: the action whose outcome is missing because of it, or None.
     """
 
-    trajectory: int
-    step: int
+    ref: StateRef
     kind: str
     message: str
     action: str | None = None
 
     def __str__(self) -> str:
         action = "" if self.action is None else f", action {self.action!r}"
-        return f"trajectory {self.trajectory}, step {self.step}{action}: {self.message}"
+        return f"trajectory {self.ref.trajectory}, step {self.ref.step}{action}: {self.message}"
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What was spent on an environment.
+    """Environment steps and resets that were executed.
 
     Attributes:
-        env_steps: steps executed, replay included.
+        env_steps: steps, replay included.
         resets: episodes begun.
     """
 
@@ -104,58 +102,129 @@ class Usage:
 
 @dataclass(frozen=True)
 class StateResult:
-    """What branching one state gave.
+    """The result of branching one state.
 
     Attributes:
-        index: position of the trajectory in its file.
-        step: step of the state.
-        actions: every alternative of the state, known ones included.
-        outcomes: of those that were not known.
-        expert: outcome of the expert's action, if it was asked for and could be had.
-        faults: what went wrong; those that a second attempt made good have no `action`.
+        ref: the state.
+        alternatives: every alternative of the state, known ones included.
+        outcomes: outcomes of the alternatives that were not known.
+        expert_outcome: outcome of the expert's action, if it was requested and could be executed.
+        faults: everything that went wrong; a fault that a second attempt repaired has no `action`.
         lost: whether the state could not be reached, so that nothing was executed there.
-        usage: spent since the answer before.
+        usage: steps and resets since the result before.
     """
 
-    index: int
-    step: int
-    actions: tuple[str, ...] = ()
+    ref: StateRef
+    alternatives: tuple[str, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
-    expert: Outcome | None = None
+    expert_outcome: Outcome | None = None
     faults: tuple[Fault, ...] = ()
     lost: bool = False
     usage: Usage = field(default_factory=Usage)
 
 
-WORK_UNIT, STATE_RESULT = TypeAdapter(WorkUnit), TypeAdapter(StateResult)
-TRAJECTORY = TypeAdapter(ExpertTrajectory)
-
-
 def env_steps_of(unit: WorkUnit, restore: str, listed: int = 0) -> int:
     """Return how many environment steps a unit takes on a fresh environment.
 
-    Where the environment can return to a state, the walk along the expert's actions is executed once: up to the last
-    state that is asked for, and one further if the expert's outcome there is. By replay every alternative is an
-    episode of its own, and the walk comes with it.
+    An environment with snapshots or forks executes the walk along the expert's actions once: up to the last requested
+    state, and one step further if the expert's outcome there is wanted. By replay every alternative is an episode of
+    its own, and the walk comes with it.
 
     Args:
-        unit: the states; alternatives that are not given count as `listed`.
-        restore: one of `WAYS`.
+        unit: the states; a state without named alternatives counts as `listed` of them.
+        restore: one of `RESTORE_METHODS`.
         listed: alternatives per state where the environment chooses.
     """
-    counts = {ask.step: len(_open(ask)) if ask.actions is not None else listed for ask in unit.requests}
-    last = unit.requests[-1]
-    walked = max((ask.step + 1 for ask in unit.requests if ask.expert), default=0)
+    counts = {
+        request.step: listed if request.alternatives is None else len(request.unknown_actions(request.alternatives))
+        for request in unit.requests
+    }
+    walked = max((request.step + 1 for request in unit.requests if request.include_expert), default=0)
     if restore != "replay":
-        return max(walked, last.step) + sum(counts.values())
+        return max(walked, unit.requests[-1].step) + sum(counts.values())
     deepest = max((step for step, count in counts.items() if count), default=-1)
     episodes = sum(count * (step + 1) for step, count in counts.items())
     return episodes + (walked if walked > deepest else 0)
 
 
-def _open(ask: StateRequest) -> list[str]:
-    known = set(ask.known)
-    return [action for action in ask.actions or () if canonical(action) not in known]
+@dataclass(frozen=True)
+class HostOpening:
+    """The first message to a host.
+
+    Attributes:
+        environment: the environment that it holds.
+        collect: time limits, and the choice of alternatives.
+        sample: a trajectory of the environment, on which methods to restore a state are tried.
+        restore_key: the key `restore` as the user writes it, for messages.
+    """
+
+    environment: EnvironmentConfig
+    collect: CollectConfig
+    sample: ExpertTrajectory
+    restore_key: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A host has made its environment."""
+
+
+@dataclass(frozen=True)
+class RestoreChosen:
+    """A host has chosen its method to restore a state."""
+
+    restore: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A host is about to reach a state, or to execute an action there.
+
+    Attributes:
+        step: step of the state.
+        action: the action, or None for the way to the state.
+    """
+
+    step: int
+    action: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A host cannot go on, whatever it is asked to do."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class UnitDone:
+    """A host has sent every result of a unit."""
+
+
+HostMessage = Ready | RestoreChosen | Attempt | StateResult | Failure | UnitDone
+
+HOST_OPENING, WORK_UNIT = TypeAdapter(HostOpening), TypeAdapter(WorkUnit)
+_TYPES: dict[bytes, type[HostMessage]] = {
+    b"O": Ready,
+    b"C": RestoreChosen,
+    b"A": Attempt,
+    b"R": StateResult,
+    b"F": Failure,
+    b"D": UnitDone,
+}
+_TAGS = {message_type: tag for tag, message_type in _TYPES.items()}
+_ADAPTERS: dict[bytes, TypeAdapter[HostMessage]] = {tag: TypeAdapter(cls) for tag, cls in _TYPES.items()}
+
+
+def encode_host_message(message: HostMessage) -> bytes:
+    """Return a message of a host as one byte for its type, then JSON."""
+    tag = _TAGS[type(message)]
+    return tag + _ADAPTERS[tag].dump_json(message)
+
+
+def decode_host_message(content: bytes) -> HostMessage:
+    """Return the message that `encode_host_message` has encoded."""
+    return _ADAPTERS[content[:1]].validate_json(content[1:])
 
 
 def write_message(pipe: IO[bytes], content: bytes) -> None:
@@ -175,33 +244,17 @@ def read_message(pipe: IO[bytes]) -> bytes | None:
 
 
 class StateLostError(Exception):
-    """A state is not the recorded one, or the environment failed on the way; never leaves a worker."""
+    """A state is not the recorded one, or the environment failed on the way; it never leaves a worker.
+
+    Attributes:
+        kind: as in `Fault.kind`.
+    """
 
     def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message.encode("utf-8", "backslashreplace").decode())
+        super().__init__(encodable(message))
         self.kind = kind
 
 
-def checked_text(observation: Any) -> str:
-    """Return an observation if it is text that can be stored.
-
-    Raises:
-        LostError: if it is not a str, or holds code points that UTF-8 has no form for.
-    """
-    if not isinstance(observation, str):
-        raise StateLostError("not text", f"the observation is {type(observation).__name__}, expected str")
-    try:
-        observation.encode("utf-8")
-    except UnicodeEncodeError as error:
-        shown = observation[max(error.start - 20, 0) : error.end + 20]
-        raise StateLostError("not text", f"the observation is not valid Unicode near {shown!r}") from None
-    return observation
-
-
-def refuse_replay(environment: str) -> EnvError:
-    """Return the error of an environment that offers no way back."""
-    return EnvError(
-        f"{environment} is declared nondeterministic, so replaying actions does not lead back to a state, and it has "
-        "no snapshots and cannot be forked. Give it snapshot() and restore(), or declare `forkable = True` if a fork "
-        "of its process shares nothing with it."
-    )
+def encodable(text: str) -> str:
+    """Return a text with every code point that UTF-8 cannot encode written as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,13 +1,12 @@
-"""Plays an expert's actions in an environment and proves, at every state, that it is the recorded one."""
+"""Replay of an expert's actions in an environment, with the proof of every state on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from verl_ee.envs import ExpertStep, ExpertTrajectory
-from verl_ee.experience.branching.protocol import Fault, Outcome, StateLostError
+from verl_ee.experience.branching.protocol import Fault, StateLostError
 from verl_ee.experience.branching.session import EnvironmentSession, StateView
+from verl_ee.experience.outcome import Outcome
+from verl_ee.experience.state_ref import StateRef
 
 TRIES = 2
 """Attempts to reach a state, or to execute an action there."""
@@ -17,99 +16,104 @@ class Replayer:
     """Walks along one trajectory.
 
     Attributes:
-        at: expert actions since the reset, or None where the environment is elsewhere.
-        seen: what is shown at `at`.
-        walked: outcomes of the expert's actions, by step, each proved to lead to the recorded state.
-        faults: what went wrong and was made good by a second attempt, since they were last taken.
+        session: holds the environment.
+        trajectory: the expert's actions and observations.
+        trajectory_index: position of the trajectory in its file.
+        position: expert actions since the reset, or None where the environment is in another state.
+        view: the state at `position`.
+        expert_outcomes: outcomes of the expert's actions by step; each led to the recorded state.
+        faults: faults that a second attempt repaired, since they were last taken.
     """
 
-    def __init__(self, session: EnvironmentSession, trajectory: ExpertTrajectory, index: int) -> None:
-        self.session, self.trajectory, self.index = session, trajectory, index
-        self.at: int | None = None
-        self.seen = StateView("", {})
-        self.walked: dict[int, Outcome] = {}
+    def __init__(self, session: EnvironmentSession, trajectory: ExpertTrajectory, trajectory_index: int) -> None:
+        self.session, self.trajectory, self.trajectory_index = session, trajectory, trajectory_index
+        self.position: int | None = None
+        self.view = StateView("", {})
+        self.expert_outcomes: dict[int, Outcome] = {}
         self.faults: list[Fault] = []
 
+    def ref(self, step: int) -> StateRef:
+        """Return the position of a state in the expert file."""
+        return StateRef(self.trajectory_index, step)
+
     def reach(self, step: int) -> StateView:
-        """Go to a state, from where the walk stands or from a reset.
+        """Go to a state, from the present position or from a reset.
 
         Args:
-            step: its step; the number of steps for the state after the last.
+            step: step of the state; the number of steps for the state after the last.
 
         Raises:
-            LostError: if the last of `TRIES` attempts led elsewhere.
+            StateLostError: if the last of `TRIES` attempts led elsewhere.
         """
-        for attempt in range(1, TRIES + 1):
+        attempt = 1
+        while True:
             try:
-                return self._walk(step)
+                self._walk(step)
+                return self.view
             except StateLostError as error:
-                self.at = None
+                self.position = None
                 if attempt == TRIES:
                     raise
-                self.excuse(step, error)
-        raise AssertionError("unreachable")
+                self.note_retry(step, error)
+                attempt += 1
 
     def act(self, action: str) -> Outcome:
-        """Execute an action that leaves the trajectory."""
-        self.at = None
-        seen, done = self.session.step(action)
-        return Outcome(action, seen.observation, bool(seen.info.get("valid", True)), done)
-
-    def restore(self, state: Any, step: int) -> None:
-        """Re-enter the snapshot of a step, and prove it.
+        """Execute an action that leaves the trajectory.
 
         Raises:
-            LostError: if another state came back.
+            StateLostError: if the environment failed.
         """
-        self.at = None
-        seen = self.session.restore(state)
-        problem = self._differs(step, seen)
-        if problem:
-            raise StateLostError(problem[0], f"after going back, {problem[1]}")
-        self.at, self.seen = step, seen
+        self.position = None
+        view, done = self.session.step(action)
+        return Outcome(action, view.observation, view.valid, done)
 
-    def excuse(self, step: int, error: StateLostError) -> None:
-        """Count an attempt that failed and is made again."""
-        self.faults.append(Fault(self.index, step, error.kind, str(error)))
+    def restore(self, snapshot: object, step: int) -> None:
+        """Re-enter the snapshot of a step, and prove the state.
+
+        Raises:
+            StateLostError: if another state came back.
+        """
+        self.position = None
+        view = self.session.restore(snapshot)
+        self._prove(step, view, "after going back")
+        self.position, self.view = step, view
+
+    def note_retry(self, step: int, error: StateLostError) -> None:
+        """Keep the fault of an attempt that is made again."""
+        self.faults.append(Fault(self.ref(step), error.kind, str(error)))
 
     def take_faults(self) -> tuple[Fault, ...]:
         """Return the faults so far, and forget them."""
         faults, self.faults = tuple(self.faults), []
         return faults
 
-    def _walk(self, step: int) -> StateView:
-        if self.at is None or self.at > step:
-            self.at = None
-            self._arrive(0, self.session.reset(self.trajectory.seed, self.trajectory.task))
-        while self.at is not None and self.at < step:
-            before, self.at = self.at, None
-            action = self.trajectory.steps[before].action
-            seen, done = self.session.step(action)
-            self._arrive(before + 1, seen)
-            self.walked[before] = Outcome(action, seen.observation, bool(seen.info.get("valid", True)), done)
-        return self.seen
+    def _walk(self, step: int) -> None:
+        position, self.position = self.position, None
+        if position is None or position > step:
+            view = self.session.reset(self.trajectory.seed, self.trajectory.task)
+            self._arrive(0, view)
+            position = 0
+        for walked in range(position, step):
+            action = self.trajectory.steps[walked].action
+            view, done = self.session.step(action)
+            self._arrive(walked + 1, view)
+            self.expert_outcomes[walked] = Outcome(action, view.observation, view.valid, done)
+        self.position = step
 
-    def _arrive(self, step: int, seen: StateView) -> None:
-        problem = self._differs(step, seen)
-        if problem:
-            raise StateLostError(problem[0], f"at step {step}, {problem[1]}")
-        self.at, self.seen = step, seen
+    def _arrive(self, step: int, view: StateView) -> None:
+        self._prove(step, view, f"at step {step}")
+        self.view = view
 
-    def _differs(self, step: int, seen: StateView) -> tuple[str, str] | None:
+    def _prove(self, step: int, view: StateView, where: str) -> None:
         steps = self.trajectory.steps
-        if step < len(steps):
-            return difference_from_recorded(steps[step], seen.observation, seen.info)
-        recorded = ExpertStep(self.trajectory.final_observation, "")
-        return difference_from_recorded(recorded, seen.observation, {})
-
-
-def difference_from_recorded(recorded: ExpertStep, observation: str, info: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return in what kind and how a state differs from the recorded one, or None."""
-    if observation != recorded.observation:
-        return "observation", f"the observation is {observation!r}, recorded was {recorded.observation!r}"
-    admissible = info.get("admissible_actions")
-    if recorded.admissible_actions is not None and admissible is not None:
-        changed = set(recorded.admissible_actions) ^ set(admissible)
+        recorded = steps[step] if step < len(steps) else ExpertStep(self.trajectory.final_observation, "")
+        if view.observation != recorded.observation:
+            raise StateLostError(
+                "observation",
+                f"{where}, the observation is {view.observation!r}, recorded was {recorded.observation!r}",
+            )
+        if recorded.admissible_actions is None or view.admissible_actions is None:
+            return
+        changed = set(recorded.admissible_actions) ^ set(view.admissible_actions)
         if changed:
-            return "admissible actions", f"the admissible actions differ in {sorted(changed)}"
-    return None
+            raise StateLostError("admissible actions", f"{where}, the admissible actions differ in {sorted(changed)}")

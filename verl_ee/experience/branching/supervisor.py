@@ -6,25 +6,30 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import BranchError, EnvError
-from verl_ee.experience.branching.host import BEGIN, DONE, FATAL, READY
 from verl_ee.experience.branching.host_process import HostProcess
 from verl_ee.experience.branching.protocol import (
-    STATE_RESULT,
-    TRAJECTORY,
+    HOST_OPENING,
     WORK_UNIT,
+    Attempt,
+    Failure,
     Fault,
+    HostMessage,
+    HostOpening,
+    RestoreChosen,
     StateLostError,
     StateRequest,
     StateResult,
+    UnitDone,
     Usage,
     WorkUnit,
+    decode_host_message,
 )
 from verl_ee.experience.branching.replayer import TRIES
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.prompts.actions import canonical
 
 
@@ -32,133 +37,205 @@ class HostSupervisor:
     """Runs units on a host process, which it starts again when it dies.
 
     Attributes:
-        restore: the way back to a state that the host chose.
-        trial: what the host spent on choosing it.
+        restore: the method to restore a state that the host has chosen; empty before `choose_restore`.
+        trial_usage: steps and resets that the choice took.
     """
 
     def __init__(self, environment: EnvironmentConfig, config: CollectConfig, sample: ExpertTrajectory) -> None:
-        """Start a host.
+        """Start a host, and wait until it has made its environment.
 
         Args:
-            environment: which environment it holds.
-            config: way back, limits, choice of alternatives.
-            sample: a trajectory, on which the host may try whether the environment can be forked.
+            environment: the environment that the host holds.
+            config: time limits, and the choice of alternatives.
+            sample: a trajectory on which the host may try methods to restore a state.
 
         Raises:
-            EnvironmentFault: if the environment cannot be made, or has no way back to a state.
+            EnvError: if the environment cannot be made.
+            BranchError: if the host dies.
         """
-        opening = {
-            "environment": environment.model_dump(mode="json"),
-            "collect": config.model_dump(mode="json"),
-            "restore_key": config.key("restore"),
-            "sample": TRAJECTORY.dump_python(sample, mode="json"),
-        }
-        self._opening, self._config, self._id = json.dumps(opening).encode(), config, environment.id
-        self.restore = ""
-        self.trial = self._start()
+        opening = HostOpening(environment, config, sample, config.key("restore"))
+        self._opening = json.dumps(HOST_OPENING.dump_python(opening, mode="json")).encode()
+        self._config, self._id = config, environment.id
+        self.restore, self.trial_usage = "", Usage()
+        self._start()
+
+    def choose_restore(self, restore: str) -> None:
+        """Let the host choose the method to restore a state.
+
+        Args:
+            restore: `auto`, or the name of a method.
+
+        Raises:
+            EnvError: if the environment cannot do what is requested, or offers no method at all.
+            BranchError: if the host dies.
+        """
+        self._choose(restore)
+        self.trial_usage = self._host.meter.usage
 
     def branch(self, unit: WorkUnit) -> Iterator[StateResult]:
-        """Yield an answer for every state of a unit, in order.
+        """Yield a result for every state of a unit, in order.
 
         Raises:
-            EnvironmentFault: if the environment can no longer be made.
+            EnvError: if the environment can no longer be made.
         """
-        deaths: Counter[tuple[int, str | None]] = Counter()
-        requests, faults, lost = list(unit.requests), list[Fault](), list[StateResult]()
-        wasted = Usage()
-        while requests:
-            at: tuple[int, str | None] = (requests[0].step, None)
-            kind = reason = ""
-            before, answered = self._host.meter.usage, Usage()
-            for message in self._run(replace(unit, requests=tuple(requests))):
-                if isinstance(message, StateResult):
-                    faults, mine = [], tuple(faults)
-                    wasted, spent = Usage(), message.usage + wasted
-                    answered += message.usage
-                    requests.pop(0)
-                    yield replace(message, faults=(*mine, *message.faults), usage=spent)
-                elif isinstance(message, StateLostError):
-                    kind, reason = message.kind, str(message)
+        progress = _UnitProgress(unit)
+        while progress.requests:
+            before = self._host.meter.usage
+            for message in self._run(progress.begin_host()):
+                if isinstance(message, Attempt):
+                    progress.attempt = message
+                elif isinstance(message, StateResult):
+                    yield progress.complete(message)
                 else:
-                    at = message
-            if not requests:
-                break
-            # What a dead host had not answered for, and what its successor tried before it was ready.
-            wasted += self._host.meter.usage - before - answered + self._start()
-            step, action = at
-            deaths[at] += 1
-            if deaths[at] < TRIES:
-                faults.append(Fault(unit.index, step, kind, reason))
-            elif action is not None:
-                faults.append(Fault(unit.index, step, kind, reason, action))
-                requests = [_without(unit, ask, action) if ask.step == step else ask for ask in requests]
-            else:
-                gone = [Fault(unit.index, ask.step, kind, reason) for ask in requests if ask.step >= step]
-                lost = [StateResult(unit.index, fault.step, faults=(fault,), lost=True) for fault in gone] + lost
-                # What was branched before is executed again: its answer waited for the state that was not reached.
-                requests = [ask for ask in requests if ask.step < step]
-        if lost:
-            yield replace(lost[0], faults=(*faults, *lost[0].faults), usage=wasted)
-            yield from lost[1:]
+                    progress.death = message
+            if progress.requests:
+                used = self._host.meter.usage - before
+                progress.note_death(used + self._restart())
+        yield from progress.lost_results()
 
     def close(self) -> None:
         """End the host."""
         self._host.end()
 
-    def _run(self, unit: WorkUnit) -> Iterator[StateResult | tuple[int, str | None] | StateLostError]:
-        """Yield what the host says about a unit; an error is why it ended before the unit was done."""
+    def _run(self, unit: WorkUnit) -> Iterator[StateResult | Attempt | StateLostError]:
+        """Yield the host's messages about a unit; an error says why the host ended before the unit was done."""
         try:
             self._host.send(WORK_UNIT.dump_json(unit))
         except OSError:
             yield self._death()
             return
         while (content := self._host.receive()) is not None:
-            kind, value = _parsed(content)
-            if kind == DONE:
+            message = decode_host_message(content)
+            if isinstance(message, UnitDone):
                 return
-            if kind == FATAL:
-                raise EnvError(f"{self._id}: {value}")
-            yield (value[0], value[1]) if kind == BEGIN else value
+            if isinstance(message, Failure):
+                raise EnvError(f"{self._id}: {message.message}")
+            if isinstance(message, Attempt | StateResult):
+                yield message
         yield self._death()
 
-    def _start(self) -> Usage:
-        """Start a host, in place of one that has died, and return what it spent until it was ready."""
-        if self.restore:
-            self.close()
+    def _start(self) -> None:
         self._host = HostProcess()
-        try:
-            self._host.send(self._opening)
-            content = self._host.receive()
-        except OSError:
-            content = None
-        if content is None:
-            death = self._death()
-            self.close()
-            raise BranchError(f"{self._id} could not be started: {death}. Try `verl-ee envs check {self._id}`.")
-        kind, value = _parsed(content)
-        if kind != READY:
-            self.close()
-            raise EnvError(str(value))
-        self.restore = value
+        self._exchange(self._opening, "could not be started")
+
+    def _restart(self) -> Usage:
+        """Start a host in place of the dead one, and return its steps and resets until it is ready."""
+        self.close()
+        self._start()
+        self._choose(self.restore)
         return self._host.meter.usage
 
+    def _choose(self, restore: str) -> None:
+        key = self._config.key("restore")
+        answer = self._exchange(restore.encode(), f"ended before it had chosen a method for {key}={restore}")
+        if isinstance(answer, RestoreChosen):
+            self.restore = answer.restore
+
+    def _exchange(self, content: bytes, problem: str) -> HostMessage:
+        """Send a message and return the answer; a host that has none is closed."""
+        try:
+            self._host.send(content)
+            answer = self._host.receive()
+        except OSError:
+            answer = None
+        if answer is None:
+            death = self._death()
+            self.close()
+            raise BranchError(f"{self._id} {problem}: {death}. Try `verl-ee envs check {self._id}`.")
+        message = decode_host_message(answer)
+        if isinstance(message, Failure):
+            self.close()
+            raise EnvError(message.message)
+        return message
+
     def _death(self) -> StateLostError:
-        how = self._host.wait()
+        end = self._host.wait()
         if not self._host.hung:
-            return StateLostError("died", f"the process of the environment ended ({how})")
-        step, start = (
-            f"{self._config.key(name)}={getattr(self._config, name):g} s" for name in ("step_timeout", "start_timeout")
+            return StateLostError("died", f"the process of the environment ended ({end})")
+        step = f"{self._config.key('step_timeout')}={self._config.step_timeout:g} s"
+        start = f"{self._config.key('start_timeout')}={self._config.start_timeout:g} s"
+        return StateLostError("time limit", f"a step took longer than {step}, or a reset longer than {start} ({end})")
+
+
+class _UnitProgress:
+    """The part of a unit that has no result yet, over all hosts that work on it.
+
+    Attributes:
+        requests: states without a result.
+        attempt: the last attempt that the present host has announced.
+        death: why the last host ended.
+    """
+
+    def __init__(self, unit: WorkUnit) -> None:
+        self._unit = unit
+        self.requests = list(unit.requests)
+        self.attempt = Attempt(-1)
+        self.death = StateLostError("died", "")
+        self._deaths = Counter[Attempt]()
+        self._lost: list[StateResult] = []
+        # The next result reports the faults and the usage of the hosts that have died before it.
+        self._faults: list[Fault] = []
+        self._unreported = Usage()
+        self._reported_by_host = Usage()
+
+    def begin_host(self) -> WorkUnit:
+        """Return what the next host is to do."""
+        self.attempt = Attempt(self.requests[0].step)
+        self._reported_by_host = Usage()
+        return replace(self._unit, requests=tuple(self.requests))
+
+    def complete(self, result: StateResult) -> StateResult:
+        """Take the result of the next state off the open requests, and return it with what it has to report."""
+        self.requests.pop(0)
+        self._reported_by_host += result.usage
+        usage = result.usage + self._unreported
+        faults = (*self._faults, *result.faults)
+        self._faults, self._unreported = [], Usage()
+        return replace(result, faults=faults, usage=usage)
+
+    def note_death(self, usage: Usage) -> None:
+        """Decide what the next host tries again, and what is given up.
+
+        Args:
+            usage: steps and resets of the dead host since it began, and of the next one until it was ready.
+        """
+        self._unreported += usage - self._reported_by_host
+        step, action = self.attempt.step, self.attempt.action
+        self._deaths[self.attempt] += 1
+        if self._deaths[self.attempt] < TRIES:
+            self._faults.append(self._fault(step))
+        elif action is not None:
+            self._faults.append(self._fault(step, action))
+            self.requests = [
+                self._without_action(request, action) if request.step == step else request for request in self.requests
+            ]
+        else:
+            self._give_up_from(step)
+
+    def lost_results(self) -> list[StateResult]:
+        """Return the results of the states that were given up."""
+        if not self._lost:
+            return []
+        first, *others = self._lost
+        return [replace(first, faults=(*self._faults, *first.faults), usage=self._unreported), *others]
+
+    def _give_up_from(self, step: int) -> None:
+        """Give up the states from which the walk cannot go on.
+
+        The next host executes again what was branched before them: its result waited for the state that was not
+        reached.
+        """
+        faults = [self._fault(request.step) for request in self.requests if request.step >= step]
+        self._lost = [StateResult(fault.ref, faults=(fault,), lost=True) for fault in faults] + self._lost
+        self.requests = [request for request in self.requests if request.step < step]
+
+    def _without_action(self, request: StateRequest, action: str) -> StateRequest:
+        is_expert_action = action == self._unit.trajectory.steps[request.step].action
+        return replace(
+            request,
+            known=(*request.known, canonical(action)),
+            include_expert=request.include_expert and not is_expert_action,
         )
-        return StateLostError("time limit", f"a step took longer than {step}, or a reset longer than {start} ({how})")
 
-
-def _parsed(content: bytes) -> tuple[str, Any]:
-    for name in (BEGIN, READY, FATAL, DONE):
-        if content.startswith(b'{"%s"' % name.encode()):
-            return name, json.loads(content)[name]
-    return "answer", STATE_RESULT.validate_json(content)
-
-
-def _without(unit: WorkUnit, ask: StateRequest, action: str) -> StateRequest:
-    own = action == unit.trajectory.steps[ask.step].action
-    return replace(ask, known=(*ask.known, canonical(action)), expert=ask.expert and not own)
+    def _fault(self, step: int, action: str | None = None) -> Fault:
+        return Fault(StateRef(self._unit.trajectory_index, step), self.death.kind, str(self.death), action)

@@ -1,17 +1,16 @@
-"""What there is to execute: every expert state and its alternatives, less what is known already."""
+"""The plan of a collection: every expert state and its alternatives, less the outcomes that are known already."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from verl_ee.config import CollectConfig
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.experience.branching.protocol import StateRequest, Usage, WorkUnit, env_steps_of
 from verl_ee.experience.collecting.proposal_journal import DecidedState, ProposalJournal
 from verl_ee.experience.collecting.transition_cache import TransitionCache
-from verl_ee.experience.proposers import LISTED, Proposal, listed_proposals
+from verl_ee.experience.proposers import EXPERT, LISTED, Proposal, listed_proposals
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import state_key, transition_key
 from verl_ee.prompts.actions import canonical
@@ -24,120 +23,134 @@ class CollectionPlan:
     """Decides what is executed.
 
     Attributes:
-        trajectories: of the expert file.
+        trajectories: trajectories of the expert file.
         proposals: alternatives of every state that has been decided.
-        states: how many states there are.
+        states: number of states.
     """
 
     def __init__(
         self,
         trajectories: Sequence[ExpertTrajectory],
         config: CollectConfig,
-        facts: TransitionCache,
+        cache: TransitionCache,
         journal: ProposalJournal,
         owner: str = "",
     ) -> None:
-        """Look up what is known.
+        """Compute the key of every state.
 
         Args:
-            trajectories: of the expert file, of one environment.
+            trajectories: trajectories of the expert file, all of one environment.
             config: K, seed, and whether the expert's own outcomes are wanted.
-            facts: what has been executed.
-            journal: what this run has answered.
-            owner: of states that are not shared; empty for a deterministic environment.
+            cache: transitions that have been executed.
+            journal: alternatives that this run has decided.
+            owner: collection that alone may use the states; empty for a deterministic environment, whose states all
+                collections share.
         """
-        self.trajectories, self.states = trajectories, sum(len(t.steps) for t in trajectories)
+        self.trajectories = trajectories
+        self.states = sum(len(trajectory.steps) for trajectory in trajectories)
         self.proposals: dict[StateRef, tuple[Proposal, ...]] = {}
-        self._config, self._cache, self._journal = config, facts, journal
+        self._config, self._cache, self._journal = config, cache, journal
         self._planned: dict[str, set[str]] = {}
-        self._keys = [_keys(trajectory, index, owner) for index, trajectory in enumerate(trajectories)]
+        self._keys = [_state_keys(trajectory, index, owner) for index, trajectory in enumerate(trajectories)]
 
     def refs(self) -> Iterator[StateRef]:
         """Yield every state, in the order of the file."""
         for index, trajectory in enumerate(self.trajectories):
-            yield from (StateRef(index, step) for step in range(len(trajectory.steps)))
+            for step in range(len(trajectory.steps)):
+                yield StateRef(index, step)
 
     def key(self, ref: StateRef) -> str:
         """Return the hash of a state."""
         return self._keys[ref.trajectory][ref.step]
 
+    def expert_action(self, ref: StateRef) -> str:
+        """Return the expert's action in a state."""
+        return self.trajectories[ref.trajectory].steps[ref.step].action
+
     def decide(self, ref: StateRef) -> bool:
-        """Decide a state's alternatives from what was answered before, or from the recorded list of actions.
+        """Decide a state's alternatives from the journal, or from the recorded list of actions.
 
         Returns:
-            Whether that could be done; else its alternatives are still to be proposed, or its list to be seen.
+            Whether that could be done. If not, a proposer is still to propose them, or a worker to see the list.
         """
         if ref in self.proposals:
             return True
-        done = self._journal.done.get((ref.trajectory, ref.step))
+        decided = self._journal.decided.get(ref)
+        if decided is not None:
+            self.proposals[ref] = decided.proposals
+            return True
         trajectory = self.trajectories[ref.trajectory]
-        recorded = trajectory.steps[ref.step]
-        if done is not None:
-            self.proposals[ref] = done.proposals
-        elif recorded.admissible_actions is not None and self._config.alternatives in LISTED:
-            self.proposals[ref] = listed_proposals(self._config, trajectory, ref.step, recorded.admissible_actions)
-        return ref in self.proposals
+        listed = trajectory.steps[ref.step].admissible_actions
+        if listed is None or self._config.alternatives not in LISTED:
+            return False
+        self.proposals[ref] = listed_proposals(self._config, trajectory, ref.step, listed)
+        return True
 
-    def missing(self, ref: StateRef) -> list[str]:
-        """Return the actions of a decided state whose outcome is not known, the expert's included if it is wanted."""
+    def record(self, ref: StateRef, proposals: Sequence[Proposal], usage: Usage) -> None:
+        """Journal a state's alternatives, which it keeps from then on, and the usage of their execution."""
+        kept = self.proposals.setdefault(ref, tuple(proposals))
+        self._journal.add(ref, DecidedState(kept, usage))
+
+    def wanted(self, ref: StateRef) -> list[Proposal]:
+        """Return the branches of a decided state in their order: the expert's action if it is wanted, alternatives."""
+        expert = [Proposal(self.expert_action(ref), EXPERT)] if self._config.include_expert_transition else []
+        return [*expert, *self.proposals[ref]]
+
+    def missing_actions(self, ref: StateRef) -> list[str]:
+        """Return the actions of a decided state whose outcome is wanted and not known."""
         known = self._cache.known(self.key(ref))
-        return [action for action in self._wanted(ref) if canonical(action) not in known]
+        return [proposal.action for proposal in self.wanted(ref) if canonical(proposal.action) not in known]
 
-    def unit(self, index: int) -> WorkUnit | None:
+    def work_units(self, indices: Iterable[int]) -> list[WorkUnit]:
+        """Return what is to be executed along some trajectories; one with nothing left to execute has no unit."""
+        units = [self.work_unit(index) for index in indices]
+        return [unit for unit in units if unit is not None]
+
+    def work_unit(self, index: int) -> WorkUnit | None:
         """Return what is to be executed along a trajectory, or None.
 
-        What another trajectory's unit executes, because it comes by the same state, is not asked for again.
+        An action that another trajectory's unit executes, because it passes through the same state, is not requested
+        again.
         """
         trajectory = self.trajectories[index]
-        requests = [self._ask(StateRef(index, step)) for step in range(len(trajectory.steps))]
-        left = tuple(ask for ask in requests if ask is not None)
-        return WorkUnit(index, trajectory, left) if left else None
+        requests = [self._request(StateRef(index, step)) for step in range(len(trajectory.steps))]
+        needed = tuple(request for request in requests if request is not None)
+        return WorkUnit(index, trajectory, needed) if needed else None
 
-    def note(self, ref: StateRef, proposals: Sequence[Proposal], usage: Usage) -> None:
-        """Journal a state's alternatives, which it keeps from then on, and what was spent on it."""
-        kept = self.proposals.setdefault(ref, tuple(proposals))
-        self._journal.add(ref.trajectory, ref.step, DecidedState(kept, usage))
-
-    def _wanted(self, ref: StateRef) -> list[str]:
-        expert = self.trajectories[ref.trajectory].steps[ref.step].action
-        wanted = [expert] if self._config.include_expert_transition else []
-        return wanted + [proposal.action for proposal in self.proposals[ref]]
-
-    def _ask(self, ref: StateRef) -> StateRequest | None:
+    def _request(self, ref: StateRef) -> StateRequest | None:
+        """Return the request of a state, or None if nothing is left to execute there."""
         state = self.key(ref)
         planned = self._planned.setdefault(state, set())
         known = planned | set(self._cache.known(state))
-        expert = canonical(self.trajectories[ref.trajectory].steps[ref.step].action)
-        wants_expert = self._config.include_expert_transition and expert not in known
-        proposals = self.proposals.get(ref)
-        if proposals is None:
-            return StateRequest(ref.step, None, tuple(sorted(known)), wants_expert)
-        actions = [canonical(action) for action in self._wanted(ref)]
-        planned.update(actions)
-        if all(action in known for action in actions):
+        sorted_known = tuple(sorted(known))
+        include_expert = self._config.include_expert_transition and canonical(self.expert_action(ref)) not in known
+        if ref not in self.proposals:
+            return StateRequest(ref.step, None, sorted_known, include_expert)
+        wanted = {canonical(proposal.action) for proposal in self.wanted(ref)}
+        planned |= wanted
+        if wanted <= known:
             return None
-        return StateRequest(
-            ref.step, tuple(proposal.action for proposal in proposals), tuple(sorted(known)), wants_expert
-        )
+        alternatives = tuple(proposal.action for proposal in self.proposals[ref])
+        return StateRequest(ref.step, alternatives, sorted_known, include_expert)
 
 
 def split_work(units: Sequence[WorkUnit], restore: str, workers: int, listed: int) -> list[WorkUnit]:
     """Cut units that would keep one worker busy while others wait.
 
-    A piece of a walk plays the actions before its first state once more, so there are only as many pieces as an even
-    share for each worker needs; what is replayed costs the same in pieces.
+    Each piece of a walk executes the actions before its first state once more, so there are only as many pieces as an
+    even share for each worker needs. What is replayed costs the same in pieces.
 
     Args:
         units: all that is to be done now.
         restore: how states are reached.
-        workers: that share the work.
+        workers: number of workers that share the work.
         listed: alternatives of a state where the environment chooses.
     """
     if workers == 1 or not units:
         return list(units)
     costs = [env_steps_of(unit, restore, listed) for unit in units]
     share = sum(costs) / workers / (REPLAY_PIECES if restore == "replay" else 1)
-    pieces = []
+    pieces: list[WorkUnit] = []
     for unit, cost in zip(units, costs, strict=True):
         count = min(len(unit.requests), math.ceil(cost / share)) if share else 1
         pieces += _cut(unit, max(1, count), restore, listed)
@@ -149,24 +162,27 @@ def _cut(unit: WorkUnit, count: int, restore: str, listed: int) -> list[WorkUnit
     """Cut a unit into up to `count` pieces that cost about the same."""
     if count == 1:
         return [unit]
-    weights = [env_steps_of(WorkUnit(unit.index, unit.trajectory, (ask,)), restore, listed) for ask in unit.requests]
-    if restore != "replay":
-        weights = [1 + (listed if ask.actions is None else len(ask.actions)) for ask in unit.requests]
-    total, reached = sum(weights), 0
+    weights = [_weight(unit, request, restore, listed) for request in unit.requests]
+    total, reached = max(sum(weights), 1), 0
     groups: list[list[StateRequest]] = [[] for _ in range(count)]
-    for ask, weight in zip(unit.requests, weights, strict=True):
-        groups[min(count - 1, reached * count // max(total, 1))].append(ask)
+    for request, weight in zip(unit.requests, weights, strict=True):
+        groups[min(count - 1, reached * count // total)].append(request)
         reached += weight
-    return [WorkUnit(unit.index, unit.trajectory, tuple(group)) for group in groups if group]
+    return [WorkUnit(unit.trajectory_index, unit.trajectory, tuple(group)) for group in groups if group]
 
 
-def _keys(trajectory: ExpertTrajectory, index: int, owner: str) -> list[str]:
-    environment: Mapping[str, Any] = {
-        "id": trajectory.environment,
-        "version": trajectory.version,
-        "kwargs": dict(trajectory.kwargs),
-    }
-    keys = [state_key(environment, trajectory.task, trajectory.seed, (), f"{owner}:{index}" if owner else "")]
+def _weight(unit: WorkUnit, request: StateRequest, restore: str, listed: int) -> int:
+    """Return the environment steps of one state: in replay with the way to it, else as a part of a walk."""
+    if restore == "replay":
+        return env_steps_of(WorkUnit(unit.trajectory_index, unit.trajectory, (request,)), restore, listed)
+    return 1 + (listed if request.alternatives is None else len(request.alternatives))
+
+
+def _state_keys(trajectory: ExpertTrajectory, index: int, owner: str) -> list[str]:
+    """Return the key of the state before each step; with an owner no other trajectory has the same."""
+    environment = {"id": trajectory.environment, "version": trajectory.version, "kwargs": dict(trajectory.kwargs)}
+    first = state_key(environment, trajectory.task, trajectory.seed, (), f"{owner}:{index}" if owner else "")
+    keys = [first]
     for step in trajectory.steps[:-1]:
         keys.append(transition_key(keys[-1], step.action))
     return keys

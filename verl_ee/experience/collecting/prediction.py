@@ -1,4 +1,4 @@
-"""What collecting would take, before it is done: counted where it can be, measured on a small sample where not."""
+"""The cost of a collection before it is done: counted where it can be, measured on a small sample where not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.experience.branching.protocol import WorkUnit, env_steps_of
-from verl_ee.experience.collecting.collection import Collection
+from verl_ee.experience.collecting.collection import Collection, CollectionResult, cache_folder
+from verl_ee.experience.collecting.collection_folder import CollectionFolder
 from verl_ee.experience.collecting.plan import CollectionPlan, split_work
 from verl_ee.experience.collecting.proposal_journal import ProposalJournal
 from verl_ee.experience.collecting.transition_cache import TransitionCache
@@ -23,15 +24,15 @@ SHARE, LEAST, MOST = 0.1, 64, 2000
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is to be expected.
+    """The expected cost of a collection.
 
     Attributes:
-        cost: of the whole.
-        exact: whether `env_steps` is counted; else it takes K alternatives in every state whose actions are only
+        cost: of the whole collection.
+        exact: whether `env_steps` is counted; else it assumes K alternatives in every state whose actions are only
             listed when it is reached, or proposed.
         restore: how states are reached.
-        workers: that share the work.
-        states: that are left to do.
+        workers: number of workers that share the work.
+        states: states that are left to do.
         sampled: states that were collected to find out, and thrown away.
     """
 
@@ -55,51 +56,84 @@ def predict(
 
     Args:
         folder: where it would go; what a killed run has left there counts as done.
-        trajectories: of the expert file.
+        trajectories: trajectories of the expert file.
         environment: the environment that they were recorded in.
         config: how they would be branched.
-        proposer: of alternatives, where they are not taken from the environment's list.
-        history_length: past turns in the states that the proposer is shown.
+        proposer: source of alternatives, where they are not taken from the environment's list.
+        history_length: past turns in the states that the proposer sees.
 
     Raises:
-        EnvironmentFault: if the environment cannot be made, or has no way back to a state.
+        EnvError: if the environment cannot be made, or offers no method to restore a state.
         BranchError: if too much of the sample failed.
         StoreError: if what is there cannot be read.
     """
     from verl_ee.experience.branching.workers import worker_count
 
-    facts = TransitionCache(
-        folder / "parts" / "transitions" if config.cache is None else Path(config.cache).expanduser()
-    )
-    plan = CollectionPlan(trajectories, config, facts, ProposalJournal(folder / "parts" / "proposals"))
-    exact = all([plan.decide(ref) for ref in plan.refs()])
-    units = [unit for index in range(len(trajectories)) if (unit := plan.unit(index)) is not None]
+    plan = _plan(CollectionFolder(folder), trajectories, config)
+    decided = [plan.decide(ref) for ref in plan.refs()]
+    exact = all(decided)
+    units = plan.work_units(range(len(trajectories)))
     states = sum(len(unit.requests) for unit in units)
     workers = worker_count(config, plan.states)
     if not units:
-        return Prediction(Cost(), exact, "", workers, 0, 0)
-    chosen = _sample([unit.index for unit in units], units)
-    with tempfile.TemporaryDirectory(prefix="verl_ee-") as temporary:
-        alone = config.model_copy(update={"cache": None, "max_mismatch": 1.0, "max_failed": 1.0})
-        sample = [trajectories[index] for index in chosen]
-        measured = Collection(Path(temporary), sample, environment, alone, {}).run(proposer, history_length, quiet=True)
-    steps = _steps(units, measured.restore, workers, config.k)
-    by_step = _ratio(steps, measured.cost.env_steps)
-    by_state = _ratio(states, measured.states)
-    cost = replace(measured.cost.scaled(by_state), env_steps=steps, resets=round(measured.cost.resets * by_step))
-    seconds = measured.start_seconds + (measured.cost.seconds - measured.start_seconds) * by_step
-    return Prediction(replace(cost, seconds=seconds), exact, measured.restore, workers, states, measured.states)
+        return Prediction(Cost(), exact, "", workers, states=0, sampled=0)
+    sample = [trajectories[index] for index in _sample(units)]
+    measured = _measure(sample, environment, config, proposer, history_length)
+    cost = _scaled(measured, _env_steps(units, measured.restore, workers, config.k), states)
+    return Prediction(cost, exact, measured.restore, workers, states, measured.states)
 
 
-def _sample(indices: Sequence[int], units: Sequence[WorkUnit]) -> list[int]:
-    """Return trajectories from all over the file that have about as many states as the sample should."""
+def _plan(
+    folder: CollectionFolder, trajectories: Sequence[ExpertTrajectory], config: CollectConfig
+) -> CollectionPlan:
+    """Return the plan of a collection that would go on with what its folder holds."""
+    if not folder.has_result:
+        # Refuses parts of another version, which would look as if nothing had been done.
+        folder.read_run()
+    cache = TransitionCache(cache_folder(folder, config))
+    return CollectionPlan(trajectories, config, cache, ProposalJournal(folder.proposals))
+
+
+def _sample(units: Sequence[WorkUnit]) -> list[int]:
+    """Return indices of trajectories from all over the file that have about as many states as the sample should."""
     states = sum(len(unit.requests) for unit in units)
     wanted = min(max(LEAST, round(SHARE * states)), MOST)
-    count = max(1, min(len(indices), round(len(indices) * wanted / states)))
-    return [indices[position * len(indices) // count] for position in range(count)]
+    count = max(1, min(len(units), round(len(units) * wanted / states)))
+    return [units[number * len(units) // count].trajectory_index for number in range(count)]
 
 
-def _steps(units: Sequence[WorkUnit], restore: str, workers: int, k: int) -> int:
+def _measure(
+    sample: Sequence[ExpertTrajectory],
+    environment: EnvironmentConfig,
+    config: CollectConfig,
+    proposer: Proposer | None,
+    history_length: int,
+) -> CollectionResult:
+    """Collect a sample into a folder that is thrown away, whatever fails, and without a shared cache."""
+    alone = config.model_copy(update={"cache": None, "max_mismatch": 1.0, "max_failed": 1.0})
+    with tempfile.TemporaryDirectory(prefix="verl_ee-") as temporary:
+        collection = Collection(Path(temporary), sample, environment, alone, {})
+        return collection.run(proposer, history_length, quiet=True)
+
+
+def _scaled(measured: CollectionResult, env_steps: int, states: int) -> Cost:
+    """Return the cost of the whole collection.
+
+    Resets and seconds grow with the environment steps, tokens and bytes with the states; the workers start once.
+
+    Args:
+        measured: the sample.
+        env_steps: environment steps of the whole.
+        states: states of the whole.
+    """
+    by_step = _ratio(env_steps, measured.cost.env_steps)
+    by_state = _ratio(states, measured.states)
+    seconds = measured.start_seconds + (measured.cost.seconds - measured.start_seconds) * by_step
+    resets = round(measured.cost.resets * by_step)
+    return replace(measured.cost.scaled(by_state), env_steps=env_steps, resets=resets, seconds=seconds)
+
+
+def _env_steps(units: Sequence[WorkUnit], restore: str, workers: int, k: int) -> int:
     return sum(env_steps_of(piece, restore, k) for piece in split_work(units, restore, workers, k))
 
 

@@ -1,16 +1,17 @@
-"""Alternatives that were decided and what their execution took, state by state: a killed collection goes on from here."""
+"""Alternatives that were decided and what their execution took, by state: a killed collection goes on from here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from verl_ee.experience.branching.protocol import Usage
+from verl_ee.experience.files.parquet import TableRow
 from verl_ee.experience.files.part_files import PartFiles
 from verl_ee.experience.proposers import Proposal
+from verl_ee.experience.state_ref import StateRef
 
 JOURNAL_SCHEMA = pa.schema(
     [
@@ -40,8 +41,8 @@ class DecidedState:
     """A state whose alternatives are decided.
 
     Attributes:
-        proposals: its alternatives, in order.
-        usage: what its execution has taken.
+        proposals: the alternatives, in order.
+        usage: steps and resets that their execution has taken.
     """
 
     proposals: tuple[Proposal, ...]
@@ -49,31 +50,52 @@ class DecidedState:
 
 
 class ProposalJournal:
-    """What was proposed and spent at the states of one run; which outcomes are known is for the facts to say.
+    """Alternatives and usage at the states of one run; the transition cache says which outcomes are known.
 
     Attributes:
-        done: by trajectory and step.
+        parts: the files of the folder.
+        decided: by state.
     """
 
     def __init__(self, folder: Path) -> None:
+        """Read the journal of a folder; it need not exist.
+
+        Raises:
+            StoreError: if a file is broken.
+        """
         self.parts = PartFiles(folder, JOURNAL_SCHEMA)
-        self._new: list[dict[str, Any]] = []
-        self.done: dict[tuple[int, int], DecidedState] = {}
+        self.decided: dict[StateRef, DecidedState] = {}
+        self._unwritten: list[TableRow] = []
         for row in self.parts.read():
             proposals = tuple(Proposal(**proposal) for proposal in row["proposals"])
-            self._keep(row["trajectory"], row["step"], DecidedState(proposals, Usage(row["env_steps"], row["resets"])))
+            usage = Usage(row["env_steps"], row["resets"])
+            self._keep(StateRef(row["trajectory"], row["step"]), DecidedState(proposals, usage))
 
-    def add(self, trajectory: int, step: int, done: DecidedState) -> None:
-        """Add a state, or what was spent on it since it was added."""
-        self._keep(trajectory, step, done)
-        row = {"trajectory": trajectory, "step": step, "proposals": [dict(vars(item)) for item in done.proposals]}
-        self._new.append(row | vars(done.usage))
+    @property
+    def usage(self) -> Usage:
+        """Steps and resets of all states together."""
+        return sum((state.usage for state in self.decided.values()), Usage())
+
+    def add(self, ref: StateRef, state: DecidedState) -> None:
+        """Add a state, or further usage of a state that was added before."""
+        self._keep(ref, state)
+        row = {
+            "trajectory": ref.trajectory,
+            "step": ref.step,
+            "proposals": [dict(vars(proposal)) for proposal in state.proposals],
+            **vars(state.usage),
+        }
+        self._unwritten.append(row)
 
     def flush(self) -> None:
         """Write what was added since the last time."""
-        new, self._new = self._new, []
-        self.parts.write(new)
+        rows, self._unwritten = self._unwritten, []
+        self.parts.write(rows)
 
-    def _keep(self, trajectory: int, step: int, done: DecidedState) -> None:
-        before = self.done.get((trajectory, step), DecidedState(done.proposals, Usage()))
-        self.done[trajectory, step] = DecidedState(before.proposals, before.usage + done.usage)
+    def _keep(self, ref: StateRef, state: DecidedState) -> None:
+        """Keep the first proposals of a state, and the sum of its usage."""
+        before = self.decided.get(ref)
+        if before is None:
+            self.decided[ref] = state
+        else:
+            self.decided[ref] = DecidedState(before.proposals, before.usage + state.usage)

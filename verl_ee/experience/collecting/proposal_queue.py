@@ -1,7 +1,8 @@
-"""Asks a proposer for alternatives in batches of states, while workers execute what it proposed before."""
+"""Batches of states on their way to a proposer, while workers execute what it has proposed before."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
@@ -9,7 +10,7 @@ from verl_ee.errors import BranchError
 from verl_ee.experience.branching.protocol import Usage
 from verl_ee.experience.collecting.plan import CollectionPlan
 from verl_ee.experience.expert_states import expert_states
-from verl_ee.experience.proposers import ProposalBatch, ProposalRequest, Proposer
+from verl_ee.experience.proposers import Proposal, ProposalBatch, ProposalRequest, Proposer
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.prompts.actions import canonical
 
@@ -23,18 +24,19 @@ class ProposalQueue:
     """Decides the alternatives of every state.
 
     Attributes:
-        decided: trajectories that need no proposer.
-        states: states that do.
-        tokens: read and written by the proposer's language model.
+        decided: indices of the trajectories that need no proposer.
+        states: number of states that need one.
+        prompt_tokens: tokens that the proposer's language model has read.
+        completion_tokens: tokens that it has written.
     """
 
     def __init__(self, plan: CollectionPlan, proposer: Proposer | None, history_length: int) -> None:
-        """Look which trajectories are decided; without a proposer all are.
+        """Decide what can be decided without a proposer.
 
         Args:
             plan: keeps the decisions.
-            proposer: of alternatives, or None if workers choose from what the environment lists.
-            history_length: past turns in the states that it is shown.
+            proposer: source of alternatives, or None if workers choose from the list of the environment.
+            history_length: past turns in the states that the proposer sees.
         """
         self._plan, self._proposer, self._history_length = plan, proposer, history_length
         undecided: dict[int, list[StateRef]] = {}
@@ -42,26 +44,26 @@ class ProposalQueue:
             if not plan.decide(ref) and proposer is not None:
                 undecided.setdefault(ref.trajectory, []).append(ref)
         self.decided = [index for index in range(len(plan.trajectories)) if index not in undecided]
-        self.states = sum(map(len, undecided.values()))
-        self.tokens = (0, 0)
-        self._waiting = list(_batches(list(undecided.values())))[::-1]
-        self._asked: dict[Future[ProposalBatch], list[StateRef]] = {}
+        self.states = sum(len(refs) for refs in undecided.values())
+        self.prompt_tokens = self.completion_tokens = 0
+        self._waiting = deque(_batches(list(undecided.values())))
+        self._under_way: dict[Future[ProposalBatch], list[StateRef]] = {}
         self._threads = ThreadPoolExecutor(max_workers=BATCHES, thread_name_prefix="proposer")
 
     @property
     def active(self) -> bool:
         """Whether alternatives are still to come."""
-        return bool(self._waiting or self._asked)
+        return bool(self._waiting or self._under_way)
 
-    def ask(self) -> None:
-        """Ask for more, if fewer than `BATCHES` batches are under way."""
-        while self._waiting and len(self._asked) < BATCHES and self._proposer is not None:
-            refs = self._waiting.pop()
-            future = self._threads.submit(self._proposer.propose, self._questions(refs))
-            self._asked[future] = refs
+    def submit(self) -> None:
+        """Hand batches to the proposer until `BATCHES` are under way."""
+        while self._waiting and len(self._under_way) < BATCHES and self._proposer is not None:
+            refs = self._waiting.popleft()
+            future = self._threads.submit(self._proposer.propose, self._requests(refs))
+            self._under_way[future] = refs
 
-    def finished(self, wait_for_one: bool) -> list[int]:
-        """Return the trajectories whose alternatives have come.
+    def finished_trajectories(self, wait_for_one: bool) -> list[int]:
+        """Return the indices of the trajectories whose alternatives have come since the last time.
 
         Args:
             wait_for_one: wait until there is one, if any are under way.
@@ -69,51 +71,55 @@ class ProposalQueue:
         Raises:
             BranchError: if the proposer gave other than one answer per state, or the expert's own action.
         """
-        if not self._asked:
+        if not self._under_way:
             return []
-        done, _ = wait(self._asked, timeout=None if wait_for_one else 0, return_when=FIRST_COMPLETED)
-        trajectories: dict[int, None] = {}
-        for future in done:
-            refs = self._asked.pop(future)
-            proposals = future.result()
-            self.tokens = (
-                self.tokens[0] + proposals.prompt_tokens,
-                self.tokens[1] + proposals.completion_tokens,
-            )
-            self._keep(refs, proposals)
-            trajectories |= dict.fromkeys(ref.trajectory for ref in refs)
-        return list(trajectories)
+        timeout = None if wait_for_one else 0
+        finished, _ = wait(self._under_way, timeout=timeout, return_when=FIRST_COMPLETED)
+        indices: list[int] = []
+        for future in finished:
+            refs = self._under_way.pop(future)
+            batch = future.result()
+            self.prompt_tokens += batch.prompt_tokens
+            self.completion_tokens += batch.completion_tokens
+            self._record(refs, batch)
+            indices += [ref.trajectory for ref in refs]
+        return list(dict.fromkeys(indices))
 
     def close(self) -> None:
-        """Drop what has not been asked for; what is under way ends by itself."""
+        """Drop the batches that are not under way; those that are end by themselves."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _questions(self, refs: Sequence[StateRef]) -> list[ProposalRequest]:
-        questions = []
-        for index in dict.fromkeys(ref.trajectory for ref in refs):
-            trajectory = self._plan.trajectories[index]
-            states = expert_states(trajectory, self._history_length)
-            steps = [ref.step for ref in refs if ref.trajectory == index]
-            questions += [
-                ProposalRequest(index, step, trajectory.task, states[step], trajectory.steps[step].action)
-                for step in steps
-            ]
-        return questions
-
-    def _keep(self, refs: Sequence[StateRef], proposals: ProposalBatch) -> None:
-        if len(proposals.alternatives) != len(refs):
-            raise BranchError(
-                f"The proposer answered {len(proposals.alternatives)} of {len(refs)} states. Return one tuple of "
-                "alternatives per question, in the order of the questions."
+    def _requests(self, refs: Sequence[StateRef]) -> list[ProposalRequest]:
+        """Return the requests of some states, those of one trajectory together."""
+        indices = dict.fromkeys(ref.trajectory for ref in refs)
+        states = {index: expert_states(self._plan.trajectories[index], self._history_length) for index in indices}
+        return [
+            ProposalRequest(
+                ref,
+                self._plan.trajectories[ref.trajectory].task,
+                states[ref.trajectory][ref.step],
+                self._plan.expert_action(ref),
             )
-        for ref, alternatives in zip(refs, proposals.alternatives, strict=True):
-            expert = self._plan.trajectories[ref.trajectory].steps[ref.step].action
-            if any(canonical(item.action) == canonical(expert) for item in alternatives):
-                raise BranchError(
-                    f"The proposer offered the expert's own action {expert!r} as an alternative (trajectory "
-                    f"{ref.trajectory}, step {ref.step}). Leave it out."
-                )
-            self._plan.note(ref, alternatives, Usage())
+            for ref in refs
+        ]
+
+    def _record(self, refs: Sequence[StateRef], batch: ProposalBatch) -> None:
+        if len(batch.alternatives) != len(refs):
+            raise BranchError(
+                f"The proposer answered {len(batch.alternatives)} of {len(refs)} states. Return one tuple of "
+                "alternatives per request, in the order of the requests."
+            )
+        for ref, alternatives in zip(refs, batch.alternatives, strict=True):
+            self._check_expert_is_left_out(ref, alternatives)
+            self._plan.record(ref, alternatives, Usage())
+
+    def _check_expert_is_left_out(self, ref: StateRef, alternatives: Sequence[Proposal]) -> None:
+        expert_action = self._plan.expert_action(ref)
+        if any(canonical(proposal.action) == canonical(expert_action) for proposal in alternatives):
+            raise BranchError(
+                f"The proposer offered the expert's own action {expert_action!r} as an alternative (trajectory "
+                f"{ref.trajectory}, step {ref.step}). Leave it out."
+            )
 
 
 def _batches(trajectories: Sequence[list[StateRef]]) -> Iterator[list[StateRef]]:

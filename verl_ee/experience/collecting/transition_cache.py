@@ -1,6 +1,6 @@
-"""What has been executed and answered so far: small immutable files that any number of writers add to one folder.
+"""Transitions that have been executed: small immutable files that any number of writers add to one folder.
 
-A run that was killed finds here what it had done; runs that share a folder of facts never execute an action twice.
+A killed run goes on from the transitions that it finds here. Runs that share a folder never execute an action twice.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from verl_ee.errors import StoreError
 from verl_ee.experience.files.part_files import PartFiles
-from verl_ee.experience.store import TRANSITION_SCHEMA, Transition, row_of
+from verl_ee.experience.store import TRANSITION_SCHEMA, Transition, transition_of, transition_row
 from verl_ee.prompts.actions import canonical
 
 
@@ -18,50 +18,58 @@ class TransitionCache:
     """Transitions by state and canonical action.
 
     Attributes:
-        found: keys of what was there from the start.
+        parts: the files of the folder.
+        known_at_start: keys of the transitions that the folder held when the cache was opened.
     """
 
     def __init__(self, folder: Path) -> None:
+        """Read the transitions of a folder; it need not exist.
+
+        Raises:
+            StoreError: if a file is broken, or two transitions contradict each other.
+        """
         self.parts = PartFiles(folder, TRANSITION_SCHEMA)
-        self._states: dict[str, dict[str, Transition]] = {}
-        self._new: list[Transition] = []
+        self._by_state: dict[str, dict[str, Transition]] = {}
+        self._unwritten: list[Transition] = []
         for row in self.parts.read():
-            self._keep(Transition(**{**row, "prefix": tuple(row["prefix"])}))
-        self.found = frozenset(fact.key for actions in self._states.values() for fact in actions.values())
+            self._keep(transition_of(row))
+        self.known_at_start = frozenset(
+            transition.key for by_action in self._by_state.values() for transition in by_action.values()
+        )
 
     def known(self, state: str) -> Mapping[str, Transition]:
-        """Return what is known of a state, by canonical action."""
-        return self._states.get(state, {})
+        """Return the transitions from a state, by canonical action."""
+        return self._by_state.get(state, {})
 
     def add(self, transitions: Iterable[Transition]) -> None:
-        """Add facts; those already known are checked against what is known.
+        """Add transitions; one whose action is known must have the known outcome.
 
         Raises:
             StoreError: if the same action in the same state had another outcome before.
         """
         for transition in transitions:
             if self._keep(transition):
-                self._new.append(transition)
+                self._unwritten.append(transition)
 
     def flush(self) -> None:
-        """Write what was added since the last time."""
-        new, self._new = self._new, []
-        self.parts.write([row_of(transition) for transition in new])
+        """Write the transitions that were added since the last time."""
+        rows = [transition_row(transition) for transition in self._unwritten]
+        self._unwritten = []
+        self.parts.write(rows)
 
     def _keep(self, transition: Transition) -> bool:
-        actions = self._states.setdefault(transition.state, {})
-        before = actions.setdefault(canonical(transition.action), transition)
+        """Return whether the transition is new."""
+        outcome = transition.outcome
+        by_action = self._by_state.setdefault(transition.state, {})
+        before = by_action.setdefault(canonical(outcome.action), transition)
         if before is transition:
             return True
-        if (before.observation, before.valid, before.done) != (
-            transition.observation,
-            transition.valid,
-            transition.done,
-        ):
+        known = before.outcome
+        if (known.observation, known.valid, known.done) != (outcome.observation, outcome.valid, outcome.done):
             raise StoreError(
                 f"Two outcomes of one transition in {self.parts.folder}: task {transition.task!r}, after "
-                f"{len(transition.prefix)} actions, {transition.action!r} led to {before.observation!r} and to "
-                f"{transition.observation!r}. The environment is not deterministic: register it with "
+                f"{len(transition.prefix)} actions, {outcome.action!r} led to {known.observation!r} and to "
+                f"{outcome.observation!r}. The environment is not deterministic: register it with "
                 "nondeterministic=True, or delete the folder if the environment has changed without its version."
             )
         return False

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from verl_ee.errors import WriteError
 
@@ -19,10 +18,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
-    """Write a file in the block, and name it where a disk or a quota is full: Python's own error does not.
+    """Write a file in the block, with an error that names the file if a disk or a quota is full.
+
+    Python's own error does not name it.
 
     Raises:
-        WriteError: in place of that error.
+        WriteError: if a disk or a quota is full.
     """
     try:
         yield
@@ -58,13 +59,13 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n", encoding="utf-8")
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """Return the SHA-256 (hexadecimal) of a JSON value, the same for equal values in every process."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,13 @@ import pyarrow.parquet as pq
 
 from verl_ee.errors import StoreError
 from verl_ee.experience.files.atomic import atomic
+from verl_ee.experience.files.versions import FileFormat, check_version
 
 VERSION = 2
+FORMAT = FileFormat(VERSION, StoreError, "is not a Parquet file that can be read", "Collect again.")
 _PREFIX, _SCHEMA = "verl_ee.", "verl_ee.schema"
+TableRow = dict[str, Any]
+"""A row of a table: the value of each column. The schema of the table says their types."""
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -27,16 +31,23 @@ def read_metadata(path: Path) -> dict[str, str]:
     return {key.removeprefix(_PREFIX): value for key, value in named.items() if key.startswith(_PREFIX)}
 
 
-def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema, provenance: Mapping[str, str]) -> None:
-    """Write a Parquet file with our schema version, atomically."""
+def write_table(path: Path, rows: Sequence[TableRow], schema: pa.Schema, provenance: Mapping[str, str]) -> None:
+    """Write a Parquet file with our schema version, atomically.
+
+    Args:
+        path: the file.
+        rows: the rows, with the columns of the schema.
+        schema: names and types of the columns.
+        provenance: what the file's metadata say besides its version.
+    """
     named = {f"{_PREFIX}{key}": value for key, value in sorted(provenance.items())}
     metadata = {_SCHEMA: str(VERSION), **named}
-    table = pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata))
+    table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata(metadata))
     with atomic(path) as temporary:
         pq.write_table(table, temporary)
 
 
-def read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+def read_table(path: Path, schema: pa.Schema) -> list[TableRow]:
     """Read a Parquet file that `write_table` wrote.
 
     Raises:
@@ -44,7 +55,7 @@ def read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     """
     table = _table(path)
     if set(table.column_names) != set(schema.names):
-        raise StoreError(f"{path} has columns {table.column_names}; expected {schema.names}. Collect again.")
+        raise StoreError(f"{path} has columns {table.column_names}; expected {schema.names}. {FORMAT.fix}")
     return table.to_pylist()
 
 
@@ -52,13 +63,8 @@ def _table(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
-        raise StoreError(f"{path} is missing. Collect again.") from None
+        raise StoreError(f"{path} is missing. {FORMAT.fix}") from None
     except (OSError, pa.ArrowInvalid) as error:
-        raise StoreError(f"{path} is not a Parquet file that can be read ({error}). Collect again.") from None
-    version = (table.schema.metadata or {}).get(_SCHEMA.encode(), b"").decode()
-    if version != str(VERSION):
-        advice = "Collect again."
-        if version.isdigit() and int(version) > VERSION:
-            advice = "Update verl_ee."
-        raise StoreError(f"{path} has schema version {version or '(none)'}; this verl_ee reads {VERSION}. {advice}")
+        raise StoreError(f"{path} {FORMAT.broken} ({error}). {FORMAT.fix}") from None
+    check_version((table.schema.metadata or {}).get(_SCHEMA.encode(), b"").decode(), FORMAT, path)
     return table

@@ -1,7 +1,7 @@
 """Self-reflection: a rationale for the expert's action, grounded in outcomes that were really executed.
 
-A writer sees the state, the action and what every executed action led to; the training example has the state alone as
-its input, and the rationale followed by the expert's action as its target (paper, section 4.3 and equation 4).
+A writer sees the state, the action and the outcome of every executed action; the training example has the state alone
+as its input, and the rationale followed by the expert's action as its target (paper, section 4.3 and equation 4).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ExampleError
 from verl_ee.experience.expert_states import expert_states
 from verl_ee.experience.proposers import EXPERT
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import ExecutedBranch
 from verl_ee.prompts.actions import canonical
 from verl_ee.prompts.state import State
@@ -23,28 +24,31 @@ WRITER_SYSTEM = "You think aloud before you act. You write only the thought, in 
 
 @dataclass(frozen=True)
 class Situation:
-    """What a writer may know of a state.
+    """A state of an expert trajectory, with everything that the writer of a rationale may know.
 
     Attributes:
-        trajectory: position of the trajectory in its file.
-        step: step of the state.
-        state: what the agent sees.
-        action: the expert's action.
-        outcome: what it led to.
-        alternatives: what the other actions led to.
+        ref: position of the state.
+        state: all that the agent sees.
+        expert_action: the action that the expert took, as the expert wrote it.
+        expert_branch: the execution of that action.
+        alternatives: executions of other actions.
     """
 
-    trajectory: int
-    step: int
+    ref: StateRef
     state: State
-    action: str
-    outcome: ExecutedBranch
+    expert_action: str
+    expert_branch: ExecutedBranch
     alternatives: tuple[ExecutedBranch, ...] = ()
+
+    @property
+    def key(self) -> StateRef:
+        """Key of the rationale among all of a file."""
+        return self.ref
 
     @property
     def transitions(self) -> tuple[str, ...]:
         """Keys of the executed transitions that a rationale rests on."""
-        return (self.outcome.transition, *(outcome.transition for outcome in self.alternatives))
+        return (self.expert_branch.transition, *(branch.transition for branch in self.alternatives))
 
     @property
     def prompt(self) -> list[Message]:
@@ -54,7 +58,7 @@ class Situation:
 
 def situations(
     trajectories: Sequence[ExpertTrajectory],
-    outcomes: Iterable[ExecutedBranch],
+    branches: Iterable[ExecutedBranch],
     history_length: int,
     k: int | None = None,
 ) -> list[Situation]:
@@ -62,7 +66,7 @@ def situations(
 
     Args:
         trajectories: of the expert file.
-        outcomes: executed branches; without the expert's own a state has no outcome to rest on.
+        branches: executed branches; a state without the expert's own has no outcome to rest on.
         history_length: past turns in a state.
         k: at most so many alternatives each, none of them the expert's own action; 0 grounds a rationale in the
             expert's outcome alone, None takes all.
@@ -70,23 +74,25 @@ def situations(
     Raises:
         ExampleError: if no expert transition was executed.
     """
-    by_state: dict[tuple[int, int], list[ExecutedBranch]] = {}
-    for outcome in outcomes:
-        by_state.setdefault((outcome.trajectory, outcome.step), []).append(outcome)
+    by_state: dict[StateRef, list[ExecutedBranch]] = {}
+    for branch in branches:
+        by_state.setdefault(branch.ref, []).append(branch)
     states = [expert_states(trajectory, history_length) for trajectory in trajectories]
-    found = []
-    for (index, step), branches in sorted(by_state.items()):
-        expert = next((branch for branch in branches if branch.proposer == EXPERT), None)
-        if expert is not None:
-            action = trajectories[index].steps[step].action
-            others = [branch for branch in branches if canonical(branch.action) != canonical(action)]
-            found.append(Situation(index, step, states[index][step], action, expert, tuple(others[:k])))
-    if not found:
+    result = []
+    for ref in sorted(by_state, key=lambda ref: (ref.trajectory, ref.step)):
+        expert_branch = next((branch for branch in by_state[ref] if branch.proposer == EXPERT), None)
+        if expert_branch is None:
+            continue
+        expert_action = trajectories[ref.trajectory].steps[ref.step].action
+        alternatives = _alternatives(by_state[ref], expert_action)[:k]
+        state = states[ref.trajectory][ref.step]
+        result.append(Situation(ref, state, expert_action, expert_branch, tuple(alternatives)))
+    if not result:
         raise ExampleError(
             "No state has an executed expert transition, so there is nothing to reflect on. "
             "Collect with include_expert_transition=true."
         )
-    return found
+    return result
 
 
 def writer_prompt(situation: Situation) -> list[Message]:
@@ -95,11 +101,12 @@ def writer_prompt(situation: Situation) -> list[Message]:
     Outcomes are given for private judgement only; the options are named inline, not numbered; the action is called
     what is done, not what was chosen: each of these keeps a leak out that the authors found in their own data.
     """
-    lines = [state_text(situation.state), "", f"What is done next: {situation.action}"]
-    lines.append(f"For your judgement only, not to be told: it leads to: {situation.outcome.observation}")
+    expert_observation = situation.expert_branch.outcome.observation
+    lines = [state_text(situation.state), "", f"What is done next: {situation.expert_action}"]
+    lines.append(f"For your judgement only, not to be told: it leads to: {expert_observation}")
     if situation.alternatives:
         lines.append("For your judgement only, what else could be done and what it would lead to:")
-        lines += [f"{outcome.action}: {outcome.observation}" for outcome in situation.alternatives]
+        lines += [f"{branch.outcome.action}: {branch.outcome.observation}" for branch in situation.alternatives]
     lines += [
         "",
         "Write the thought that comes before the action, in one paragraph of 30 to 120 words. Say what matters in the "
@@ -108,3 +115,9 @@ def writer_prompt(situation: Situation) -> list[Message]:
         "choices that were offered, and do not write the action as a line of its own. End by settling on what is done.",
     ]
     return [{"role": "system", "content": WRITER_SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
+
+
+def _alternatives(branches: Iterable[ExecutedBranch], expert_action: str) -> list[ExecutedBranch]:
+    """Return the branches with another action than the expert's."""
+    expert_form = canonical(expert_action)
+    return [branch for branch in branches if canonical(branch.outcome.action) != expert_form]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verl_ee.errors import ExampleError
-from verl_ee.experience.store import ExecutedBranch
+from verl_ee.experience.outcome import Outcome
 from verl_ee.objectives.reflection.gate_patterns import content, plain
 from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.prompts.state import State
@@ -15,62 +15,69 @@ SHOWN = 2
 
 
 class TemplateWriter:
-    """Writes by rule: for models too small to write, and for tests.
+    """A rule that writes rationales.
 
-    It compares what every executed action led to with what the agent has seen, and with what the task names; it tells
-    of outcomes only as expected.
+    It compares the outcome of every executed action with the past of the agent and with the words of the task. It
+    speaks of outcomes only as expected.
     """
 
-    name = "template"
+    kind = "template"
     stop: ExampleError | None = None
 
     def write(self, situations: Sequence[Situation]) -> Sequence[str]:
         """Return a few plain sentences per situation."""
-        return [_by_rule(situation) for situation in situations]
+        return [_rationale(situation) for situation in situations]
 
 
-def _by_rule(situation: Situation) -> str:
-    state, named = situation.state, content(situation.state.task)
-    here = named & content(state.observation)
-    sentences = [f"I see {_list(state.task, here) or 'nothing'} of the task."]
-    drawbacks: dict[str, str] = {}
-    for outcome in situation.alternatives:
-        drawbacks.setdefault(_drawback(situation, outcome), outcome.action)
-    sentences += [f"'{action}' {drawback}." for drawback, action in list(drawbacks.items())[:SHOWN]]
-    return " ".join([*sentences, _prospect(situation, here, named)])
+def _rationale(situation: Situation) -> str:
+    state = situation.state
+    sentences = [f"I see {_in_order_of(state.task, _visible_task_words(state)) or 'nothing'} of the task."]
+    action_by_drawback: dict[str, str] = {}
+    for branch in situation.alternatives:
+        action_by_drawback.setdefault(_drawback(situation, branch.outcome), branch.outcome.action)
+    for drawback, action in list(action_by_drawback.items())[:SHOWN]:
+        sentences.append(f"'{action}' {drawback}.")
+    return " ".join([*sentences, f"'{situation.expert_action}' {_prospect(situation)}."])
 
 
-def _drawback(situation: Situation, outcome: ExecutedBranch) -> str:
+def _drawback(situation: Situation, outcome: Outcome) -> str:
     """Return why an action other than the expert's is not taken, as far as its outcome shows it."""
     state = situation.state
     if not outcome.valid:
         return "would be refused"
-    if outcome.done and not situation.outcome.done:
+    if outcome.done and not situation.expert_branch.outcome.done:
         return "would end it too early"
-    if outcome.observation in _seen(state):
+    if outcome.observation in _past_observations(state):
         return "would show nothing new"
     if content(state.task) & content(outcome.observation) <= content(state.observation):
         return "would add nothing to it"
     return "can wait"
 
 
-def _prospect(situation: Situation, here: set[str], named: set[str]) -> str:
+def _prospect(situation: Situation) -> str:
     """Return what is expected of the expert's action, as far as its outcome bears it out."""
-    state, action, outcome = situation.state, f"'{situation.action}'", situation.outcome
+    state, outcome = situation.state, situation.expert_branch.outcome
     if outcome.done:
-        return f"{action} should end the task."
-    gained = (named & content(outcome.observation)) - here
-    if gained:
-        return f"{action} may bring me to {_list(state.task, gained)}."
-    if named & content(situation.action):
-        return f"{action} should help with {_list(state.task, named & content(situation.action))}."
-    return f"{action} {'should bring me on' if outcome.observation in _seen(state) else 'may show me more'}."
+        return "should end the task"
+    task_words = content(state.task)
+    gained_words = (task_words & content(outcome.observation)) - _visible_task_words(state)
+    if gained_words:
+        return f"may bring me to {_in_order_of(state.task, gained_words)}"
+    action_words = task_words & content(situation.expert_action)
+    if action_words:
+        return f"should help with {_in_order_of(state.task, action_words)}"
+    return "should bring me on" if outcome.observation in _past_observations(state) else "may show me more"
 
 
-def _seen(state: State) -> set[str]:
+def _visible_task_words(state: State) -> set[str]:
+    """Return the words of the task that the latest observation has."""
+    return content(state.task) & content(state.observation)
+
+
+def _past_observations(state: State) -> set[str]:
     return {state.observation, *(turn.observation for turn in state.history)}
 
 
-def _list(task: str, words: set[str]) -> str:
+def _in_order_of(task: str, words: set[str]) -> str:
     """Return `words` in the order in which the task has them."""
     return ", ".join(word for word in dict.fromkeys(plain(task).split()) if word in words)

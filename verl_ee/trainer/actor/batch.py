@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import SupportsFloat
 
 import torch
 from tensordict import TensorDict
@@ -12,6 +12,7 @@ from verl.utils.dataset.dataset_utils import DatasetPadMode
 
 from verl_ee.objectives.examples import Example
 from verl_ee.objectives.loss import OBJECTIVES
+from verl_ee.trainer.protocols import Numbers
 
 
 def to_batch(examples: Sequence[Example], multiple: int, pad_token_id: int) -> TensorDict:
@@ -59,20 +60,22 @@ def to_batch(examples: Sequence[Example], multiple: int, pad_token_id: int) -> T
     return batch
 
 
-def sums_of(metrics: Mapping[str, Any]) -> dict[str, float]:
+def sums_of(metrics: Mapping[str, Numbers]) -> dict[str, float]:
     """Add up the summed metrics of `update_actor` over micro-batches and workers."""
-    return {key: float(sum(_flat(value))) for key, value in metrics.items() if key.startswith("sums/")}
+    return {key: float(sum(numbers_in(value))) for key, value in metrics.items() if key.startswith("sums/")}
+
+
+def numbers_in(value: Numbers) -> list[float]:
+    """Return the numbers of a metric of verl, over micro-batches and workers."""
+    if isinstance(value, SupportsFloat):
+        return [float(value)]
+    return [number for item in value for number in numbers_in(item)]
 
 
 def _mask(example: Example) -> list[int]:
-    learned = [1] * len(example.target) if example.learned is None else list(map(int, example.learned))
-    return [0] * len(example.prompt) + learned
-
-
-def _flat(value: Any) -> list[float]:
-    if isinstance(value, list | tuple):
-        return [number for item in value for number in _flat(item)]
-    return [float(value)]
+    """Return 1 for each token that is learned, else 0."""
+    learned = [True] * len(example.target) if example.learned is None else example.learned
+    return [0] * len(example.prompt) + [int(is_learned) for is_learned in learned]
 
 
 def _nested(rows: list[torch.Tensor]) -> torch.Tensor:

@@ -1,15 +1,19 @@
-"""What verl's FSDP and Megatron engines name and hold differently: modules, checkpoints, the vocabulary."""
+"""Weights, checkpoints and random numbers of verl's engines, which FSDP and Megatron name and hold differently."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from typing_extensions import TypeIs
+
+from verl_ee.trainer.actor.engine_protocols import CheckpointManager, Engine, FsdpEngine, MegatronEngine
+
+FULL_PRECISION_BYTES = 4
 
 
 def has_adapter(model: DictConfig) -> bool:
@@ -21,36 +25,41 @@ def has_adapter(model: DictConfig) -> bool:
     return bool(model.get("lora_rank") or (model.get("lora") or {}).get("rank"))
 
 
-def is_megatron(engine: Any) -> bool:
+def is_megatron(engine: Engine) -> TypeIs[MegatronEngine]:
     """Return whether an engine is verl's Megatron engine."""
-    return bool(engine.engine_config.strategy == "megatron")
+    return engine.engine_config.strategy == "megatron"
 
 
-def local_parameters(engine: Any) -> dict[str, torch.Tensor]:
+def local_parameters(engine: Engine) -> dict[str, torch.Tensor]:
     """Return this worker's part of every parameter, by names that an actor and its reference share.
 
     Args:
-        engine: verl's FSDP or Megatron engine, of an actor or a reference.
+        engine: of an actor or a reference.
     """
     if not is_megatron(engine):
-        return {name: _local(value) for name, value in engine.module.named_parameters()}
+        return {name: local_part(value) for name, value in engine.module.named_parameters()}
     from verl.utils.megatron_utils import unwrap_model
 
     chunks = enumerate(unwrap_model(engine.module))
     return {f"{index}.{name}": value for index, chunk in chunks for name, value in chunk.named_parameters()}
 
 
-def checkpoint_manager_of(engine: Any) -> Any:
-    """Return what saves and loads an engine's checkpoints; verl misspells the attribute of its Megatron engine."""
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the part of a tensor that this worker holds; FSDP2 spreads tensors over workers."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def checkpoint_manager_of(engine: Engine) -> CheckpointManager:
+    """Return the checkpoint manager of an engine that trains."""
     return engine.checkpoint_mananager if is_megatron(engine) else engine.checkpoint_manager
 
 
 @contextmanager
-def checkpoint_contents(engine: Any, contents: Sequence[str]) -> Iterator[None]:
+def checkpoint_contents(engine: Engine, contents: Sequence[str]) -> Iterator[None]:
     """Save and load these parts of a checkpoint, whatever the job's own checkpoints hold.
 
     Args:
-        engine: verl's FSDP or Megatron engine, initialised for training.
+        engine: initialised for training.
         contents: of `model`, `optimizer` and `extra`. The schedule is in `extra` with FSDP, in `optimizer` with
             Megatron, where the optimizer also holds the full-precision weights.
     """
@@ -63,11 +72,11 @@ def checkpoint_contents(engine: Any, contents: Sequence[str]) -> Iterator[None]:
         manager.checkpoint_save_contents, manager.checkpoint_load_contents = before
 
 
-def load_parts(engine: Any, path: str, contents: Sequence[str]) -> None:
+def load_parts(engine: Engine, path: str, contents: Sequence[str]) -> None:
     """Load parts of an actor checkpoint into an engine that trains.
 
     Args:
-        engine: verl's FSDP or Megatron engine.
+        engine: of the actor.
         path: folder of the actor checkpoint.
         contents: as `checkpoint_contents` has them.
     """
@@ -78,11 +87,11 @@ def load_parts(engine: Any, path: str, contents: Sequence[str]) -> None:
         engine.optimizer.reload_model_params()
 
 
-def load_reference(engine: Any, path: str) -> None:
+def load_reference(engine: Engine, path: str) -> None:
     """Load the weights of an actor checkpoint into a reference.
 
     Args:
-        engine: the reference's, built as the actor's.
+        engine: of the reference, built as the actor's.
         path: folder of the actor checkpoint.
     """
     if not is_megatron(engine):
@@ -97,21 +106,29 @@ def load_reference(engine: Any, path: str) -> None:
     load(engine.module, get_hf_model_checkpoint_path(path))
 
 
-def checkpoint_bytes(engine: Any) -> int:
+def checkpoint_bytes(engine: Engine) -> int:
     """Return about how many bytes this worker's part of an actor checkpoint takes.
 
-    Weights and two moments of each that is trained; Megatron saves them in full precision, beside the weights of the
-    model, each once over the workers that train on different data.
+    A checkpoint has the weights, and two moments of each weight that is trained. Megatron saves moments and weights in
+    full precision beside the weights of the model, each once over the workers that train on different data.
     """
-    full = 4
+    return _megatron_bytes(engine) if is_megatron(engine) else _fsdp_bytes(engine)
+
+
+def _fsdp_bytes(engine: FsdpEngine) -> int:
     parameters = local_parameters(engine).values()
-    if is_megatron(engine):
-        size = sum(value.numel() * (value.element_size() + 3 * full * value.requires_grad) for value in parameters)
-        return int(size // engine.get_data_parallel_size())
     return sum(value.numel() * value.element_size() * (1 + 2 * value.requires_grad) for value in parameters)
 
 
-def vocabulary_group_of(engine: Any) -> Any:
+def _megatron_bytes(engine: MegatronEngine) -> int:
+    parameters = local_parameters(engine).values()
+    size = sum(
+        value.numel() * (value.element_size() + 3 * FULL_PRECISION_BYTES * value.requires_grad) for value in parameters
+    )
+    return int(size // engine.get_data_parallel_size())
+
+
+def vocabulary_group_of(engine: Engine) -> torch.distributed.ProcessGroup | None:
     """Return the process group over which an engine splits the logits of a token; None if it does not."""
     if not is_megatron(engine):
         return None
@@ -120,11 +137,11 @@ def vocabulary_group_of(engine: Any) -> Any:
     return parallel_state.get_tensor_model_parallel_group()
 
 
-def seed_engine(engine: Any, seed: int, rank: int) -> None:
+def seed_engine(engine: Engine, seed: int, rank: int) -> None:
     """Define the state of every random number generator that an engine's checkpoints hold.
 
     Args:
-        engine: verl's FSDP or Megatron engine.
+        engine: of the actor.
         seed: of all workers.
         rank: of this worker; Megatron derives a worker's seeds itself, and needs the same one from all of them.
     """
@@ -136,7 +153,3 @@ def seed_engine(engine: Any, seed: int, rank: int) -> None:
     random.seed(seed + rank)
     np.random.seed(seed + rank)
     torch.manual_seed(seed + rank)
-
-
-def _local(value: Any) -> torch.Tensor:
-    return value.to_local() if hasattr(value, "to_local") else value

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
+from tensordict import TensorDict
 from torch.distributed.fsdp import FSDPModule
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
@@ -16,6 +16,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl_ee.config import StageConfig
 from verl_ee.objectives.loss import SupervisedLoss
 from verl_ee.objectives.schedule import learning_rate
+from verl_ee.trainer.actor.engine_protocols import Engine
 from verl_ee.trainer.actor.engines import (
     checkpoint_bytes,
     checkpoint_contents,
@@ -23,26 +24,23 @@ from verl_ee.trainer.actor.engines import (
     load_parts,
     load_reference,
     local_parameters,
+    local_part,
     seed_engine,
     vocabulary_group_of,
 )
-from verl_ee.trainer.actor.optimizer import (
-    parameters_with_moments,
-    reset_optimizer,
-    restore_schedule,
-    schedule_position,
-    set_schedule,
-)
+from verl_ee.trainer.actor.optimizer import reset_optimizer, restore_schedule, set_schedule
 
 EVERYTHING = ("model", "optimizer", "extra")
 LORA = "lora_"
 """Part of the name of every adapter weight."""
+Tensors = dict[str, torch.Tensor]
+"""Tensors by the name of their parameter."""
 
 
 class EarlyExperienceWorker(ActorRolloutRefWorker):
     """The worker that mid-trains and then runs GRPO; every method of verl's own stays as it is."""
 
-    _anchor: dict[str, torch.Tensor] | None = None
+    _anchor: Tensors | None = None
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def begin_stage(self, stage: StageConfig, total_steps: int) -> None:
@@ -117,10 +115,10 @@ class EarlyExperienceWorker(ActorRolloutRefWorker):
         """
         engine = self.actor.engine
         load_parts(engine, path, ["model"])
-        self._anchor = {name: value.detach().clone() for name, value in _adapter(engine.module).items()}
+        self._anchor = _copies(_adapter(engine.module))
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
-    def compute_log_prob(self, data: Any) -> Any:
+    def compute_log_prob(self, data: TensorDict) -> TensorDict | None:
         """Compute log-probabilities as verl does, of the reference with the anchored adapter if there is one."""
         if self._anchor is None or not tu.get(data, "no_lora_adapter", False):
             return super().compute_log_prob(data)
@@ -129,14 +127,15 @@ class EarlyExperienceWorker(ActorRolloutRefWorker):
             return super().compute_log_prob(data)
 
     @contextmanager
-    def _anchored(self, anchor: dict[str, torch.Tensor]) -> Iterator[None]:
-        current = _adapter(self.actor.engine.module)
-        kept = {name: value.detach().clone() for name, value in current.items()}
-        _copy(anchor, current)
+    def _anchored(self, anchor: Tensors) -> Iterator[None]:
+        """Give the actor the adapter of the reference for a while."""
+        adapter = _adapter(self.actor.engine.module)
+        trained = _copies(adapter)
+        _overwrite(adapter, anchor)
         try:
             yield
         finally:
-            _copy(kept, _adapter(self.actor.engine.module))
+            _overwrite(_adapter(self.actor.engine.module), trained)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def exempt_from_rotation(self, path: str) -> None:
@@ -150,53 +149,35 @@ class EarlyExperienceWorker(ActorRolloutRefWorker):
         return checkpoint_bytes(self.actor.engine)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def training_state(self) -> dict[str, Any]:
-        """Return what tells two training states apart: hashes of the local weights and moments, rate, schedule."""
-        engine = self.actor.engine
-        states = enumerate(item for _, item in engine.optimizer.state.items())
-        moments = {f"{index} {key}": value for index, item in states for key, value in item.items()}
-        return {
-            "weights": _digest(local_parameters(engine)),
-            "moments": _digest(moments),
-            "parameters_with_moments": parameters_with_moments(engine),
-            "lr": engine.optimizer.param_groups[0]["lr"],
-            "schedule": schedule_position(engine),
-        }
-
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def policy_fingerprint(self) -> str:
         """Return the fingerprint of the policy."""
         return fingerprint(self.actor.engine)
 
 
-def fingerprint(engine: Any) -> str:
+def fingerprint(engine: Engine) -> str:
     """Return a short hash of an engine's local weights, rounded to bfloat16: actor and reference may differ in type."""
-    return _digest(local_parameters(engine), torch.bfloat16)[:12]
-
-
-def _digest(tensors: dict[str, Any], dtype: torch.dtype | None = None) -> str:
     sha = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        local = torch.as_tensor(_local(value)).detach().to(device="cpu", dtype=dtype).contiguous()
+    for name, value in sorted(local_parameters(engine).items()):
+        weights = value.detach().to(device="cpu", dtype=torch.bfloat16).contiguous()
         sha.update(name.encode())
-        sha.update(local.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
+        sha.update(weights.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:12]
 
 
-def _local(value: Any) -> Any:
-    return value.to_local() if hasattr(value, "to_local") else value
-
-
-def _adapter(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+def _adapter(module: torch.nn.Module) -> Tensors:
     """Return the local weights of the LoRA adapter, as they are trained."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
             # FSDP2 may still hold weights gathered in the last forward pass, which would hide a change.
             part.reshard()
-    return {name: _local(value.data) for name, value in module.named_parameters() if LORA in name}
+    return {name: local_part(value.data) for name, value in module.named_parameters() if LORA in name}
 
 
-def _copy(source: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> None:
+def _copies(tensors: Tensors) -> Tensors:
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
+def _overwrite(tensors: Tensors, values: Tensors) -> None:
     with torch.no_grad():
-        for name, value in target.items():
-            value.copy_(source[name])
+        for name, tensor in tensors.items():
+            tensor.copy_(values[name])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from verl.workers.rollout.vllm_rollout import vllm_rollout
 
 
 class CpuServerAdapter(vllm_rollout.ServerAdapter):
     """verl's server adapter that lets the weight sender see the call it waits for."""
 
-    async def _execute_method(self, method: str, non_block: bool = False, **kwargs: Any) -> Any:
+    async def _execute_method(self, method: str, non_block: bool = False, **kwargs: object) -> object:
         result = await super()._execute_method(method, non_block=non_block, **kwargs)
         if non_block:
             vllm_rollout.BucketedWeightSender.receiver = result

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+
+import torch
 
 from verl_ee.trainer.import_hooks import after_import
 
@@ -46,7 +47,7 @@ def _register(module: ModuleType) -> None:
     class CpuFSDPEngine(module.FSDPEngineWithLMHead):  # type: ignore[name-defined]
         """FSDP on a CPU: parameters are where they belong, so nothing is offloaded."""
 
-        def _build_fsdp_module(self, model: Any) -> Any:
+        def _build_fsdp_module(self, model: torch.nn.Module) -> torch.nn.Module:
             # verl offloads a forward-only model through CPUOffloadPolicy(pin_memory=True), and pinning needs an
             # accelerator. Wrapped as a trainable one it is not offloaded; nobody builds an optimizer for it.
             config = self.engine_config

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
 from verl_ee.errors import UpstreamError
+
+if TYPE_CHECKING:
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 HEAD = "lm_head.weight"
 
@@ -17,7 +21,7 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
     """Loads new weights through vLLM's own reload, which undoes and redoes the packing of linear weights."""
 
     def update_weights_from_ipc(
-        self, peft_config: dict[str, Any] | None = None, base_sync_done: bool = False, use_shm: bool = False
+        self, peft_config: Mapping[str, object] | None = None, base_sync_done: bool = False, use_shm: bool = False
     ) -> None:
         """Receive every bucket, then reload the model.
 
@@ -40,7 +44,7 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
         self.model_runner.reload_weights(weights_iterator=iter([*weights, *_tied_head(self.model_runner, weights)]))
 
 
-def _tied_head(runner: Any, weights: list[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
+def _tied_head(runner: GPUModelRunner, weights: list[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
     """Return the weight of an output layer that shares the embedding's, where it was not sent.
 
     On a CPU that layer is packed apart from the embedding, so it would keep what it had.

@@ -6,7 +6,10 @@ import importlib.metadata
 import sys
 from collections.abc import Iterator
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.metadata._meta import SimplePath
 
 
 class _CpuBuild(importlib.metadata.Distribution):
@@ -18,7 +21,7 @@ class _CpuBuild(importlib.metadata.Distribution):
     def read_text(self, filename: str) -> str | None:
         return self._build.read_text(filename)
 
-    def locate_file(self, path: str | PathLike[str]) -> Any:
+    def locate_file(self, path: str | PathLike[str]) -> SimplePath:
         return self._build.locate_file(path)
 
     @property
@@ -27,7 +30,7 @@ class _CpuBuild(importlib.metadata.Distribution):
 
 
 class _Finder(importlib.metadata.DistributionFinder):
-    def find_spec(self, *_: Any, **__: Any) -> None:
+    def find_spec(self, *_: object, **__: object) -> None:
         return None
 
     def find_distributions(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import resource
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psutil
 import torch
@@ -20,14 +19,14 @@ def _device_module() -> types.ModuleType:
         if not name.startswith("_"):
             setattr(module, name, getattr(torch.cpu, name))
 
-    def peak(*_: Any) -> int:
+    def peak(*_: object) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-    def mem_get_info(*_: Any) -> tuple[int, int]:
+    def mem_get_info(*_: object) -> tuple[int, int]:
         memory = psutil.virtual_memory()
         return memory.available, memory.total
 
-    extra: dict[str, Any] = {
+    extra: dict[str, Callable[..., object]] = {
         "max_memory_allocated": peak,
         "max_memory_reserved": peak,
         "memory_allocated": peak,
@@ -72,7 +71,7 @@ class CpuPlatform(PlatformBase):
     def is_available(self) -> bool:
         return True
 
-    def current_device(self) -> Any:
+    def current_device(self) -> torch.device:
         # torch treats a bare index as an accelerator, so the device itself is handed out.
         return torch.device("cpu")
 

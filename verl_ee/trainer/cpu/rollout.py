@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import time
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from zmq.constants import PollEvent
 
 from verl_ee.errors import UpstreamError
 from verl_ee.trainer.import_hooks import after_import
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from zmq.sugar.socket import Socket
 
 EXTENSION = "verl_ee.trainer.cpu.extension.CpuWorkerExtension"
 ADAPTER = "verl_ee.trainer.cpu.adapter.CpuServerAdapter"
@@ -50,7 +54,7 @@ def _load() -> type:
     class CpuReplica(vLLMReplica):
         """verl's vLLM replica on a CPU."""
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
+        def __init__(self, *args: object, **kwargs: object) -> None:
             super().__init__(*args, **kwargs)
             self.server_class = ray.remote(CpuHttpServer)
 
@@ -60,13 +64,13 @@ def _load() -> type:
 class _BoundedSocket:
     """A request socket that looks after the receiver while it waits, to send as well as to receive."""
 
-    def __init__(self, socket: Any, receiver: Any) -> None:
+    def __init__(self, socket: Socket, receiver: ObjectRef | None) -> None:
         self._socket, self._receiver = socket, receiver
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._socket, name)
 
-    def send_pyobj(self, value: Any) -> None:
+    def send_pyobj(self, value: object) -> None:
         # A request socket that nobody has connected to blocks in send.
         self._wait(PollEvent.POLLOUT)
         self._socket.send_pyobj(value)
@@ -80,8 +84,8 @@ class _BoundedSocket:
 
         deadline = time.monotonic() + WEIGHT_SYNC_SECONDS
         while not self._socket.poll(int(POLL_SECONDS * 1000), event):
-            ended = self._receiver is not None and bool(ray.wait([self._receiver], timeout=0)[0])
-            if ended and not self._socket.poll(0, event):
+            has_ended = self._receiver is not None and bool(ray.wait([self._receiver], timeout=0)[0])
+            if has_ended and not self._socket.poll(0, event):
                 self._socket.linger = 0
                 raise UpstreamError(f"The rollout server could not load the new weights: {_cause(self._receiver)}")
             if time.monotonic() > deadline:
@@ -92,14 +96,14 @@ class _BoundedSocket:
                 )
 
 
-def _cause(receiver: Any) -> str:
+def _cause(receiver: ObjectRef) -> str:
     import ray
 
     try:
         ray.get(receiver)
     except Exception as error:
-        last = str(error).strip().splitlines()
-        return last[-1] if last else type(error).__name__
+        lines = str(error).strip().splitlines()
+        return lines[-1] if lines else type(error).__name__
     return "its receiver returned before all weights had been sent"
 
 
@@ -107,11 +111,11 @@ def _bounded(stock: type) -> type:
     class BoundedWeightSender(stock):
         """verl's weight sender that neither waits for a receiver that failed nor for ever."""
 
-        receiver: Any = None
+        receiver: ObjectRef | None = None
         """The pending call in the rollout server; the adapter sets it before it sends."""
 
         def _init_socket(self) -> None:
             super()._init_socket()
-            self.socket: Any = _BoundedSocket(self.socket, type(self).receiver)
+            self.socket: _BoundedSocket = _BoundedSocket(self.socket, type(self).receiver)
 
     return BoundedWeightSender

@@ -1,4 +1,4 @@
-"""The demonstrations of a job: checked before it starts, recorded once, and kept."""
+"""The demonstrations of a job: checked before it starts, recorded once, and kept for a job that goes on."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from verl_ee.trainer.rollout.recorder import record
 
 
 def recorded(store: Path, path: Path, config: DictConfig, max_dropped: float) -> Recording:
-    """Return what is recorded in a file, which is made if it does not hold these demonstrations.
+    """Return the recording of demonstrations: from a file if it holds these, else made now and written there.
 
-    A job that is resumed so learns from the same examples, whatever a tool would answer by then.
+    So a job that is resumed learns from the same examples, whatever a tool would answer by then.
 
     Args:
-        store: the file.
-        path: the demonstrations.
+        store: file of the recording.
+        path: file of the demonstrations.
         config: of verl.
         max_dropped: share of the rows that may fail.
 
@@ -34,11 +34,11 @@ def recorded(store: Path, path: Path, config: DictConfig, max_dropped: float) ->
         source = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise ExampleFileError(f"{path} cannot be read ({error.strerror}). Name an existing file.") from None
-    found = read_recording(store, source)
-    if found is None:
-        found = record(path, config, max_dropped)
-        write_recording(store, found, source)
-    return found
+    recording = read_recording(store, source)
+    if recording is None:
+        recording = record(path, config, max_dropped)
+        write_recording(store, recording, source)
+    return recording
 
 
 def check_demonstrations(config: EarlyExperienceConfig, given: Collection[Objective] = ()) -> None:

@@ -5,15 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from verl_ee.config import CollectConfig
 from verl_ee.experience.proposers import Proposal, ProposalBatch, ProposalRequest, policy_proposals, visible_state
 from verl_ee.objectives.examples import Encoder
 from verl_ee.prompts.text import parse_response, render_policy
+from verl_ee.trainer.protocols import SamplingParams, Tokenizer
 from verl_ee.trainer.rollout.sampler import Sampler
 
 PROPOSER = "policy"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One of the responses that were sampled in a state.
+
+    Attributes:
+        token_ids: of the response.
+        temperature: at which it was sampled.
+        number: which draw of the state it is, from 0.
+    """
+
+    token_ids: list[int]
+    temperature: float
+    number: int
 
 
 class PolicyProposer:
@@ -26,9 +42,9 @@ class PolicyProposer:
         self,
         sampler: Sampler,
         encoder: Encoder,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         config: CollectConfig,
-        sampling: dict[str, Any],
+        sampling: SamplingParams,
         policy: str,
         max_prompt: int,
     ) -> None:
@@ -45,45 +61,49 @@ class PolicyProposer:
         """
         self._sampler, self._encoder, self._tokenizer, self._config = sampler, encoder, tokenizer, config
         self._sampling, self._policy, self._max_prompt = sampling, policy, max_prompt
+        self._draws = config.draws or config.k
+        self._temperatures = config.temperatures[: self._draws]
 
-    def propose(self, questions: Sequence[ProposalRequest]) -> ProposalBatch:
-        """Return up to K alternatives per question."""
-        return asyncio.run(self._propose(questions))
+    def propose(self, requests: Sequence[ProposalRequest]) -> ProposalBatch:
+        """Return up to K alternatives per request."""
+        return asyncio.run(self._propose(requests))
 
-    async def _propose(self, questions: Sequence[ProposalRequest]) -> ProposalBatch:
-        prompts = [self._encoder.prompt(render_policy(visible_state(question, self._config))) for question in questions]
-        fits = [len(prompt) <= self._max_prompt for prompt in prompts]
-        drawn = iter(await self._draw([prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]))
-        alternatives, written = [], 0
-        for question, fit in zip(questions, fits, strict=True):
-            responses = next(drawn) if fit else []
-            written += sum(len(ids) for ids, _ in responses)
-            found = [proposal for drawing in responses if (proposal := self._proposal(*drawing)) is not None]
-            alternatives.append(policy_proposals(found, self._config, question))
-        read = sum(len(prompt) * self._draws for prompt, fit in zip(prompts, fits, strict=True) if fit)
-        return ProposalBatch(tuple(alternatives), read, written)
-
-    @property
-    def _draws(self) -> int:
-        return self._config.draws or self._config.k
-
-    async def _draw(self, prompts: list[list[int]]) -> list[list[tuple[list[int], dict[str, Any]]]]:
-        """Return what was drawn for each prompt, draw by draw; the temperatures take turns."""
-        temperatures = self._config.temperatures[: self._draws]
-        turns = len(temperatures)
-        asked = (
-            self._sampler.sample(prompts, len(range(turn, self._draws, turns)), self._sampling | {"temperature": given})
-            for turn, given in enumerate(temperatures)
+    async def _propose(self, requests: Sequence[ProposalRequest]) -> ProposalBatch:
+        states = [visible_state(request, self._config) for request in requests]
+        prompts = [self._encoder.prompt(render_policy(state)) for state in states]
+        fitting = [index for index, prompt in enumerate(prompts) if len(prompt) <= self._max_prompt]
+        drawn = dict(zip(fitting, await self._draw([prompts[index] for index in fitting]), strict=True))
+        alternatives = tuple(
+            policy_proposals(self._proposals(drawn.get(index, [])), self._config, request)
+            for index, request in enumerate(requests)
         )
-        found = await asyncio.gather(*asked)
-        return [
-            [
-                (found[draw % turns][index][draw // turns], {"temperature": temperatures[draw % turns], "draw": draw})
-                for draw in range(self._draws)
-            ]
-            for index in range(len(prompts))
-        ]
+        prompt_tokens = self._draws * sum(len(prompts[index]) for index in fitting)
+        completion_tokens = sum(len(draw.token_ids) for draws in drawn.values() for draw in draws)
+        return ProposalBatch(alternatives, prompt_tokens, completion_tokens)
 
-    def _proposal(self, ids: list[int], sampling: dict[str, Any]) -> Proposal | None:
-        action = parse_response(self._tokenizer.decode(ids, skip_special_tokens=True)).action
-        return None if action is None else Proposal(action, PROPOSER, self._policy, json.dumps(sampling))
+    async def _draw(self, prompts: list[list[int]]) -> list[list[Draw]]:
+        """Return the draws of each prompt in their order: the temperatures take turns."""
+        turns = range(len(self._temperatures))
+        responses = await asyncio.gather(*(self._sample(prompts, turn) for turn in turns))
+        draws: list[list[Draw]] = [[] for _ in prompts]
+        for number in range(self._draws):
+            rounds, turn = divmod(number, len(turns))
+            for draws_of_prompt, responses_to_prompt in zip(draws, responses[turn], strict=True):
+                draws_of_prompt.append(Draw(responses_to_prompt[rounds], self._temperatures[turn], number))
+        return draws
+
+    async def _sample(self, prompts: list[list[int]], turn: int) -> list[list[list[int]]]:
+        """Return all responses to each prompt that one temperature draws in its turns."""
+        count = len(range(turn, self._draws, len(self._temperatures)))
+        params: SamplingParams = {**self._sampling, "temperature": self._temperatures[turn]}
+        return await self._sampler.sample(prompts, count, params)
+
+    def _proposals(self, draws: Sequence[Draw]) -> list[Proposal]:
+        """Return the actions of the draws that have one, in their order."""
+        proposals = []
+        for draw in draws:
+            action = parse_response(self._tokenizer.decode(draw.token_ids, skip_special_tokens=True)).action
+            if action is not None:
+                sampling = json.dumps({"temperature": draw.temperature, "draw": draw.number})
+                proposals.append(Proposal(action, PROPOSER, self._policy, sampling))
+        return proposals

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Any
 from uuid import uuid4
 
 import aiohttp
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 
 from verl_ee.errors import StageError
 from verl_ee.trainer.actor.engines import has_adapter
+from verl_ee.trainer.protocols import SamplingParams, SamplingTrainer, ServerClient
 
 Responses = list[list[int]]
 """Token ids of the responses to one prompt."""
@@ -26,25 +26,25 @@ class Sampler:
     API, which every vLLM replica of verl serves.
     """
 
-    def __init__(self, client: Any, addresses: Sequence[str], max_tokens: int) -> None:
+    def __init__(self, client: ServerClient, addresses: Sequence[str], max_tokens: int) -> None:
         """Prepare to sample.
 
         Args:
-            client: verl's `LLMServerClient`; its servers must be awake.
+            client: of the rollout servers, which must be awake.
             addresses: host and port of servers that take batches; none: everything goes through the client.
             max_tokens: of a response.
         """
         self._client, self._addresses, self._max_tokens = client, addresses, max_tokens
 
     @classmethod
-    def of(cls, trainer: Any) -> Sampler:
+    def of(cls, trainer: SamplingTrainer) -> Sampler:
         """Return the sampler of a trainer of verl whose servers have been started."""
         # The servers of separate_async come and go; its client knows which are there.
         batches = trainer.verl_mode != "separate_async" and takes_batches(trainer.config)
         addresses = trainer.llm_server_manager.get_addresses() if batches else ()
         return cls(trainer.get_llm_client(), addresses, int(trainer.config.actor_rollout_ref.rollout.response_length))
 
-    async def sample(self, prompts: Sequence[list[int]], n: int, params: dict[str, Any]) -> list[Responses]:
+    async def sample(self, prompts: Sequence[list[int]], n: int, params: SamplingParams) -> list[Responses]:
         """Return n responses per prompt.
 
         Args:
@@ -56,44 +56,53 @@ class Sampler:
             StageError: if a server refuses a batch, or is gone.
         """
         if not self._addresses:
-            found = iter(await asyncio.gather(*(self._one(prompt, params) for prompt in prompts for _ in range(n))))
-            return [[next(found) for _ in range(n)] for _ in prompts]
+            single = [self._response(prompt, params) for prompt in prompts for _ in range(n)]
+            return _in_groups(await asyncio.gather(*single), n)
         servers = len(self._addresses)
-        parts = [prompts[first::servers] for first in range(min(servers, len(prompts)))]
+        batches = [prompts[first::servers] for first in range(min(servers, len(prompts)))]
         async with aiohttp.ClientSession(headers=_authorization(), timeout=aiohttp.ClientTimeout(None)) as session:
-            asked = (self._batch(session, *pair, n, params) for pair in zip(self._addresses, parts, strict=False))
-            answers = await asyncio.gather(*asked)
+            calls = [
+                self._responses(session, address, batch, n, params)
+                for address, batch in zip(self._addresses, batches, strict=False)
+            ]
+            answers = await asyncio.gather(*calls)
         return [answers[index % servers][index // servers] for index in range(len(prompts))]
 
-    async def _one(self, prompt: list[int], params: dict[str, Any]) -> list[int]:
+    async def _response(self, prompt: list[int], params: SamplingParams) -> list[int]:
+        """Return one response through verl's client."""
         # verl takes keys out of the parameters.
-        output = await self._client.generate(
-            request_id=uuid4().hex, prompt_ids=prompt, sampling_params=params | {"max_tokens": self._max_tokens}
-        )
-        return list(output.token_ids)
+        own: SamplingParams = {**params, "max_tokens": self._max_tokens}
+        response = await self._client.generate(request_id=uuid4().hex, prompt_ids=prompt, sampling_params=own)
+        return list(response.token_ids)
 
-    async def _batch(
-        self, session: aiohttp.ClientSession, address: str, prompts: Sequence[list[int]], n: int, params: dict[str, Any]
+    async def _responses(
+        self, session: aiohttp.ClientSession, address: str, prompts: Sequence[list[int]], n: int, params: SamplingParams
     ) -> list[Responses]:
+        """Return n responses to each prompt, in one request to a server."""
         # vLLM draws several responses to a prompt only where they can differ.
         copies = 1 if params["temperature"] else n
-        asked = [prompt for prompt in prompts for _ in range(copies)]
-        body = params | {"prompt": asked, "n": n // copies, "max_tokens": self._max_tokens, "return_token_ids": True}
-        # A default that the model's own generation config may hold, and verl's client does not use.
-        body |= {"logprobs": None, "min_p": 0.0}
+        body = {
+            **params,
+            "prompt": [prompt for prompt in prompts for _ in range(copies)],
+            "n": n // copies,
+            "max_tokens": self._max_tokens,
+            "return_token_ids": True,
+            "logprobs": None,
+            # A default that the model's own generation config may hold, and verl's client does not use.
+            "min_p": 0.0,
+        }
         try:
             async with session.post(f"http://{address}/v1/completions", json=body) as reply:
                 if reply.status != 200:
-                    said = (await reply.text())[:500]
-                    raise StageError(f"The rollout server at {address} refused {len(prompts)} prompts: {said}")
+                    reason = (await reply.text())[:500]
+                    raise StageError(f"The rollout server at {address} refused {len(prompts)} prompts: {reason}")
                 choices = (await reply.json())["choices"]
         except aiohttp.ClientError as error:
             raise StageError(
                 f"The rollout server at {address} is gone ({type(error).__name__}: {error}). Its log tells why; repeat "
                 "the command to go on with what was collected."
             ) from error
-        ids = [choice["token_ids"] for choice in sorted(choices, key=lambda choice: choice["index"])]
-        return [ids[at : at + n] for at in range(0, len(ids), n)]
+        return _in_groups([choice["token_ids"] for choice in sorted(choices, key=lambda choice: choice["index"])], n)
 
 
 def takes_batches(config: DictConfig) -> bool:
@@ -117,6 +126,11 @@ def sends_adapter(model: DictConfig) -> bool:
         model: `actor_rollout_ref.model`.
     """
     return has_adapter(model) and not (model.get("lora") or {}).get("merge")
+
+
+def _in_groups(responses: Sequence[list[int]], n: int) -> list[Responses]:
+    """Return responses as one list of n for each prompt."""
+    return [list(responses[first : first + n]) for first in range(0, len(responses), n)]
 
 
 def _authorization() -> dict[str, str]:

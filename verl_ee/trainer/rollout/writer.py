@@ -4,60 +4,60 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 from uuid import uuid4
 
-from verl_ee.config import ReflectionConfig
+from verl_ee.config import WriterConfig
 from verl_ee.errors import ExampleError
 from verl_ee.objectives.examples import Encoder
 from verl_ee.objectives.text_writing import TextRequest
+from verl_ee.trainer.protocols import SamplingParams, ServerClient, Tokenizer
 
 
 class PolicyWriter:
-    """Asks the policy itself, as the paper does (section 4.3)."""
+    """Has the policy itself write, as the paper does (section 4.3)."""
 
-    name = "policy"
+    kind = "policy"
     stop: ExampleError | None = None
 
     def __init__(
         self,
-        client: Any,
+        client: ServerClient,
         encoder: Encoder,
-        tokenizer: Any,
-        config: ReflectionConfig,
-        sampling: dict[str, Any],
+        tokenizer: Tokenizer,
+        config: WriterConfig,
+        sampling: SamplingParams,
         max_prompt: int | None = None,
     ) -> None:
-        """Prepare to ask.
+        """Prepare to write.
 
         Args:
-            client: verl's `LLMServerClient`; its servers must be awake.
+            client: of the rollout servers, which must be awake.
             encoder: of prompts.
-            tokenizer: decodes what was written.
+            tokenizer: decodes the responses.
             config: temperature and length.
             sampling: verl's sampling parameters besides these.
-            max_prompt: tokens of a prompt that the servers take; None: whatever there is.
+            max_prompt: tokens of a prompt that the servers take; None: no limit.
         """
-        self._client, self._encoder, self._tokenizer, self._config = client, encoder, tokenizer, config
+        self._client, self._encoder, self._tokenizer = client, encoder, tokenizer
         self._max_prompt = max_prompt
         self._sampling = sampling | {"temperature": config.temperature, "max_tokens": config.max_tokens}
 
     def write(self, requests: Sequence[TextRequest], /) -> Sequence[str | None]:
         """Return a text per request: empty where it was cut off by `max_tokens`, or its prompt is too long."""
 
-        async def all_of_them() -> list[str]:
-            return await asyncio.gather(*(self._one(request) for request in requests))
+        async def write_all() -> list[str]:
+            return await asyncio.gather(*(self._write(request) for request in requests))
 
-        return asyncio.run(all_of_them())
+        return asyncio.run(write_all())
 
-    async def _one(self, request: TextRequest) -> str:
+    async def _write(self, request: TextRequest) -> str:
         prompt = self._encoder.prompt(request.prompt)
         if self._max_prompt is not None and len(prompt) > self._max_prompt:
             return ""
-        output = await self._client.generate(
-            request_id=uuid4().hex, prompt_ids=prompt, sampling_params=dict(self._sampling)
-        )
-        ids = list(output.token_ids)
-        if not ids or ids[-1] != self._tokenizer.eos_token_id:
+        # verl takes keys out of the parameters.
+        sampling = self._sampling.copy()
+        response = await self._client.generate(request_id=uuid4().hex, prompt_ids=prompt, sampling_params=sampling)
+        token_ids = list(response.token_ids)
+        if not token_ids or token_ids[-1] != self._tokenizer.eos_token_id:
             return ""
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True)

@@ -1,24 +1,18 @@
-"""Every name of verl and vLLM that verl_ee relies on, and a check that the installed ones still fit."""
+"""Every name of verl, vLLM and Megatron that verl_ee relies on."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import inspect
 from dataclasses import dataclass
-from typing import Any
-
-from verl_ee.trainer.cpu import HURDLES, active
 
 
 @dataclass(frozen=True)
 class UpstreamName:
-    """An upstream name.
+    """A function, class or value of another package.
 
     Attributes:
-        module: where it lives.
+        module: module that defines it.
         path: dotted name inside the module.
-        parameters: parameters that are used, by name; empty for a class or value of which none is.
+        parameters: names of the parameters that verl_ee passes; empty where it passes none by name.
     """
 
     module: str
@@ -180,70 +174,3 @@ MEGATRON_NAMES: tuple[UpstreamName, ...] = (
     UpstreamName("megatron.core.parallel_state", "get_tensor_model_parallel_group"),
 )
 """Used with verl's Megatron engine alone."""
-PACKAGES = ("verl", "vllm", "ray", "torch", "transformers", "TransferQueue", "tensordict", "gymnasium", "hydra-core")
-CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
-"""Packages whose builds on the package index need CUDA, and break transformers next to a CPU build of torch."""
-
-
-def problem_with(name: UpstreamName) -> str:
-    """Return what differs from what verl_ee relies on, or an empty string."""
-    try:
-        value: Any = importlib.import_module(name.module)
-    except Exception as error:  # an upstream module may fail to import in any way
-        return f"cannot be imported: {type(error).__name__}: {error}".splitlines()[0]
-    for part in name.path.split("."):
-        if not hasattr(value, part):
-            return f"has no {part!r}"
-        value = getattr(value, part)
-    if name.parameters:
-        found = inspect.signature(value).parameters
-        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in found.values())
-        missing = [wanted for wanted in name.parameters if wanted not in found and not takes_any]
-        if missing:
-            return f"takes no {', '.join(missing)}; takes {', '.join(found)}"
-    return ""
-
-
-def versions() -> dict[str, str]:
-    """Return the installed version of every package that matters, or `missing`."""
-    result = {}
-    for package in PACKAGES:
-        try:
-            result[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            result[package] = "missing"
-    return result
-
-
-def conflicts() -> list[str]:
-    """Return installed packages that break a CPU build of torch."""
-    import torch
-
-    if torch.version.cuda is not None or not active():
-        return []
-    return [name for name in CUDA_ONLY if _installed(name)]
-
-
-def registered() -> dict[str, str]:
-    """Return what is registered where in this process."""
-    from hydra.core.config_store import ConfigStore
-    from verl.plugin.platform import PlatformRegistry
-
-    from verl_ee.config.models import ROOT
-
-    stored = (name.removesuffix(".yaml") for name in ConfigStore.instance().repo.get(ROOT, {}))
-    flags = [name for name in stored if name != "flag"]
-    hurdles = ", ".join(hurdle.clear.__name__ for hurdle in HURDLES) if active() else "none (an accelerator is present)"
-    return {
-        "flag +early_experience=": ", ".join(sorted(flags)) or "missing: the plugin verl_ee was not loaded",
-        "verl platforms": ", ".join(PlatformRegistry.registered_names()),
-        "CPU platform clears": hurdles,
-    }
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

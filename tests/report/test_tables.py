@@ -1,0 +1,45 @@
+"""The report of one run: its paths first, its table last, and nothing that its files do not say."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.report_runs import cells, ends_of, metric_rows, write_run
+
+from verl_ee.cli.main import main
+from verl_ee.errors import StoreError
+from verl_ee.report import report, save_plot
+
+
+def test_a_report_gives_every_stage_with_its_intervals(tmp_path: Path) -> None:
+    text = report(write_run(tmp_path / "run")).text
+    assert "collect: 120 states (2 not reached again), 840 transitions, 3210 environment steps, 12.3 s" in text
+    low, high = (100 * end for end in ends_of(0.4, 100))
+    assert cells(text, "imitation")[1:3] == ["12.3", f"40.0 [{low:.1f}, {high:.1f}]"]
+    low, high = (100 * end for end in ends_of(0.0, 50))
+    assert cells(text, "base")[3:] == [f"0.0 [{low:.1f}, {high:.1f}]", "100/50"]
+    assert "optimizer steps per GRPO step: 4.00 (mean of 3 GRPO steps)" in text
+    assert "cut off" not in text
+
+
+def test_a_share_that_is_missing_is_shown_as_missing_and_the_base_comes_first(tmp_path: Path) -> None:
+    played = {"seen": 4, "unseen": 4}
+    first = {"name": "base", "seconds": 1, "success": {"seen": math.nan, "unseen": 0.5}, "episodes": played}
+    later = {"name": "imitation", "seconds": 1, "success": {"seen": 0.5}, "episodes": played}
+    folder = write_run(tmp_path / "run", stages=[later, first], collect=None)
+    text = report(folder).text
+    assert text.index("base") < text.index("imitation")
+    assert cells(text, "base")[2] == "-"
+    assert cells(text, "imitation")[3:] == ["-", "4/-"]
+    assert "collect: none" in text
+    save_plot(report(folder), tmp_path / "plot.png")
+
+
+def test_a_report_needs_neither_verl_nor_torch() -> None:
+    code = "import sys, verl_ee.report; print({'verl', 'torch', 'ray', 'vllm'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.strip() == "set()", run.stderr

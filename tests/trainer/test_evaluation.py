@@ -1,0 +1,83 @@
+"""The stage that an evaluation belongs to, its success, and its seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from verl_ee.run.stage_result import StageResult
+from verl_ee.run.summary import RunSummary
+from verl_ee.trainer import evaluation as module
+from verl_ee.trainer.evaluation import StageEvaluation
+
+SOURCE = "house/seen"
+
+
+@pytest.fixture
+def summary(tmp_path: Path) -> RunSummary:
+    return RunSummary.load(tmp_path / "summary.json", 0)
+
+
+def played(evaluation: StageEvaluation, share: float) -> Callable[[], dict[str, float]]:
+    """Return a validation of four episodes in which a share of the tasks succeeds."""
+
+    def validate() -> dict[str, float]:
+        infos = {"task": list("abcd"), "acc": [float(index < 4 * share) for index in range(4)]}
+        evaluation.note_episodes([SOURCE] * 4, infos, {(SOURCE, task): 1 for task in "abcd"})
+        return {f"val-core/{SOURCE}/acc/mean@1": share}
+
+    return validate
+
+
+def recorded(summary: RunSummary, name: str) -> StageResult:
+    result = summary.stage(name)
+    assert result is not None
+    return result
+
+
+def test_a_job_that_starts_at_the_hand_over_evaluates_the_last_stage(summary: RunSummary) -> None:
+    evaluation = StageEvaluation(summary, "imitation", "grpo")
+    summary.record_evaluation("imitation", 12.0, {SOURCE: 0.5}, {SOURCE: 4}, {})
+    for global_step, share in ((0, 0.25), (8, 0.75)):
+        evaluation.record(played(evaluation, share), global_step)
+    assert [(stage.name, stage.success["seen"]) for stage in summary.stages] == [("imitation", 0.25), ("grpo", 0.75)]
+    assert recorded(summary, "imitation").seconds == 12.0
+
+
+def test_an_evaluation_belongs_to_the_stage_that_began_last(summary: RunSummary) -> None:
+    evaluation = StageEvaluation(summary, "imitation", "base")
+    assert evaluation.record(played(evaluation, 0.0), 0) == {f"val-core/{SOURCE}/acc/mean@1": 0.0}
+    evaluation.begin("world_model")
+    assert evaluation.stage == "world_model"
+    evaluation.record(played(evaluation, 0.5), 0)
+    assert [stage.name for stage in summary.stages] == ["base", "world_model"]
+    result = recorded(summary, "world_model")
+    assert result.success == {"seen": 0.5}
+    assert result.episodes == {"seen": 4}
+    assert result.outcomes == {"seen": {"a": True, "b": True, "c": False, "d": False}}
+
+
+def test_evaluating_is_not_part_of_a_stage(summary: RunSummary, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    evaluation = StageEvaluation(summary, "imitation", "grpo")
+
+    def validate() -> dict[str, float]:
+        nonlocal now
+        now += 60.0
+        return played(evaluation, 0.5)()
+
+    for seconds in (3.0, 7.0):
+        now += seconds
+        evaluation.record(validate, 4)
+    assert recorded(summary, "grpo").seconds == 10.0
+
+
+def test_a_data_source_without_a_core_metric_has_no_success(summary: RunSummary) -> None:
+    evaluation = StageEvaluation(summary, "imitation", "base")
+    evaluation.note_episodes([SOURCE], {}, {(SOURCE, "a"): 1})
+    evaluation.record(lambda: {"val-core/house/other/acc/mean@1": 1.0, f"val-aux/{SOURCE}/acc/mean@1": 1.0}, 0)
+    assert math.isnan(recorded(summary, "base").success["seen"])
