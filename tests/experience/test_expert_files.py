@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
@@ -233,3 +234,13 @@ def test_equal_arguments_are_accepted_however_they_are_written(
         assert len(load_experts(path, environment=ID, kwargs=asked).trajectories) == 1
         assert "{'size': 'medium'" in refusal(path, environment=ID, kwargs={**asked, "size": "medium"})
     assert len(load_experts(path, environment=ID).trajectories) == 1
+
+
+def test_the_example_of_the_data_page_is_an_expert_file(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    section = page.split("## Expert file")[1]
+    example = re.findall(r"```json\n(.*?)```", section, flags=re.DOTALL)[0]
+    path = tmp_path / "experts.jsonl"
+    path.write_text(json.dumps(json.loads(example)) + "\n")
+    (trajectory,) = load_experts(path, ID, {"size": "small"}).trajectories
+    assert trajectory.steps[0].action in (trajectory.steps[0].admissible_actions or ())

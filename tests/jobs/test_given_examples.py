@@ -3,11 +3,11 @@
 # ruff: noqa: F811  (fixtures come by import)
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 from omegaconf import OmegaConf
 from support.export_cases import (
@@ -24,20 +24,17 @@ from support.export_cases import (
     store,  # noqa: F401
     tokenizer,  # noqa: F401
 )
+from support.job_checks import check
+from support.recording_stages import recorded_stages
 
-import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
-from verl_ee.config import Objective, built, check_sets, parse, sets_of
+from verl_ee.config import Objective, StageConfig, built, check_sets, parse, sets_of
 from verl_ee.errors import ConfigError, ExampleFileError
 from verl_ee.experience.expert_files import ExpertFile
 from verl_ee.objectives.examples import Encoder, Example, encode
 from verl_ee.objectives.row_files import write_rows
 from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageData
-from verl_ee.run.folder import RunFolder
 from verl_ee.run.identity import differences, identity_of
-from verl_ee.trainer.job_check import check_job
-from verl_ee.trainer.mid_training import MidTraining
-from verl_ee.trainer.trainer_modes import EarlyExperienceTrainer
 
 
 def test_what_a_file_gives_is_not_collected() -> None:
@@ -52,7 +49,7 @@ def test_what_a_file_gives_is_not_collected() -> None:
     refusal(ConfigError, lambda: parse(keys_of("iwm_sr", collect={})))
 
 
-def curriculum(experts: ExpertFile, encoder: Encoder, method: str, given: Any, store: Path, **values: Any) -> StageData:
+def stage_data(experts: ExpertFile, encoder: Encoder, method: str, given: Any, store: Path, **values: Any) -> StageData:
     config = parse(keys_of(method, **values))
     stores, folder = {"world_model": store, "reflection": store}, store.parent / "run"
     return StageData(config, experts.trajectories, encoder, stores, folder, 100_000, given)
@@ -65,10 +62,10 @@ def test_a_stage_learns_the_rows_of_the_file_and_builds_the_rest(
     encoder: Encoder,
 ) -> None:
     talk = Row(({"role": "user", "content": "Anything?"},), "Anything.", "reflection", "mine")
-    found = curriculum(experts, encoder, "iwm_sr", {"reflection": [talk]}, store)
-    assert found.examples("world_model").examples == examples["world_model"]
+    data = stage_data(experts, encoder, "iwm_sr", {"reflection": [talk]}, store)
+    assert data.examples("world_model").examples == examples["world_model"]
     (own,) = encode([talk], encoder)
-    assert found.examples("reflection").examples == [own, *examples["imitation"]]
+    assert data.examples("reflection").examples == [own, *examples["imitation"]]
     assert (own.objective, own.provenance) == ("reflection", "mine")
     assert own.prompt == tuple(encoder.prompt(list(talk.prompt)))
 
@@ -81,10 +78,10 @@ def test_the_budget_counts_what_the_file_gives(
     rows = [Row(prompt, str(index), "world_model", str(index)) for index in range(40)]
     given = {"world_model": rows, "imitation": [replace(rows[0], objective="imitation")] * 10}
     settings = keys_of("iwm")["world_model"] | {"budget": budget}
-    found = curriculum(experts, encoder, "iwm", given, store, world_model=settings).examples("world_model").examples
-    assert len(found) == expected
-    places = [int(example.provenance) for example in found]
-    assert places == sorted(set(places))
+    data = stage_data(experts, encoder, "iwm", given, store, world_model=settings)
+    chosen = [int(example.provenance) for example in data.examples("world_model").examples]
+    assert len(chosen) == expected
+    assert chosen == sorted(set(chosen))
 
 
 @pytest.fixture
@@ -102,11 +99,6 @@ def job(tmp_path: Path, experts: ExpertFile, rows: dict[Objective, list[Row]]) -
         f"trainer.default_local_dir={tmp_path}/job",
         f"hydra.run.dir={tmp_path}/hydra",
     ]
-
-
-def check(overrides: list[str]) -> Any:
-    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
-        return check_job(hydra.compose("ppo_trainer", overrides))
 
 
 def test_a_job_from_a_file_is_checked_before_it_starts(
@@ -129,32 +121,21 @@ def test_a_job_from_a_file_is_checked_before_it_starts(
     assert f"{path} cannot be read" in refusal(ExampleFileError, lambda: check(job))
 
 
-def test_the_trainer_neither_collects_nor_reflects_what_the_file_gives(
-    tmp_path: Path,
-    experts: ExpertFile,
-    rows: dict[Objective, list[Row]],
-    tokenizer: Any,
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_stages_neither_collect_nor_reflect_what_the_file_gives(
+    tmp_path: Path, experts: ExpertFile, rows: dict[Objective, list[Row]]
 ) -> None:
     path = tmp_path / "rows.jsonl"
     write_rows(path, [row for items in rows.values() for row in items])
-    trainer = object.__new__(EarlyExperienceTrainer)
     values = {"experts": str(experts.path), "examples": str(path), "collect": {}, "evaluate": False}
-    trainer.early = parse(keys_of("iwm_sr", **values))
-    trainer.folder, trainer.tokenizer = RunFolder(tmp_path / "job"), tokenizer
-    trainer.config = OmegaConf.create({"data": {"max_prompt_length": 100_000, "max_response_length": 64}})
-    trainer.checkpoint_manager = type(
-        "Servers", (), dict.fromkeys(("sleep_replicas", "update_weights"), lambda *_: None)
-    )()
-    trainer.actor_rollout_wg = trainer.logger = trainer.summary = None
-    trainer.get_llm_client = lambda: None
-    monkeypatch.setattr(trainer, "_row_multiple", lambda: 1)
     learned: dict[str, int] = {}
-    monkeypatch.setattr(trainer, "_model_config", lambda: type("Config", (), {"model_type": "qwen2"}))
-    monkeypatch.setattr(trainer, "_check_space", lambda: None)
-    monkeypatch.setattr(MidTraining, "run", lambda _, name, stage, examples, *__: learned.update({name: len(examples)}))
-    monkeypatch.setattr(trainer, "_hand_over", lambda: None)
-    trainer._run_stages()
+
+    class Training:
+        def run(self, name: str, stage: StageConfig, examples: Sequence[Example], *_: Any) -> None:
+            learned[name] = len(examples)
+
+    stages = recorded_stages(parse(keys_of("iwm_sr", **values)), tmp_path / "job", [], Training(), 100_000)
+    stages.run()
     states = states_of(experts)
     assert learned == {"world_model": 2 * states, "reflection": 2 * states}
-    assert trainer.folder.finished() == ("world_model", "reflection", "hand_over")
+    assert stages.folder.finished() == ("world_model", "reflection", "hand_over")
+    assert (stages.summary.sets, stages.summary.reflect, stages.summary.stages) == ({}, None, ())

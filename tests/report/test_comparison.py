@@ -31,15 +31,14 @@ def test_seeds_are_pooled_and_listed(tmp_path: Path) -> None:
     assert cells(text, "stage")[-3:] == ["seed 0", "seed 1", "seed 2"]
 
 
-def name_outcomes(folder: Path, **outcomes: list[bool]) -> Path:
+def name_outcomes(folder: RunFolder, **outcomes: list[bool]) -> RunFolder:
     """Add the outcomes of stages on `seen` to a run."""
-    path = folder / "early_experience" / "summary.json"
-    summary = json.loads(path.read_text())
+    summary = json.loads(folder.summary_path.read_text())
     for stage in summary["stages"]:
         if stage["name"] in outcomes:
-            found = outcomes[stage["name"]]
-            stage["outcomes"] = {"seen": {f"seen/{n}": success for n, success in enumerate(found)}}
-    path.write_text(json.dumps(summary))
+            by_task = {f"seen/{n}": success for n, success in enumerate(outcomes[stage["name"]])}
+            stage["outcomes"] = {"seen": by_task}
+    folder.summary_path.write_text(json.dumps(summary))
     return folder
 
 
@@ -70,11 +69,11 @@ def test_a_difference_is_not_paired_unless_every_outcome_is_known(tmp_path: Path
 
 def test_a_difference_pools_only_runs_with_both_stages(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / str(seed), seed) for seed in range(2)]
-    path = folders[1] / "early_experience" / "summary.json"
+    path = folders[1].summary_path
     summary = json.loads(path.read_text())
     summary["stages"] = summary["stages"][:3]
     path.write_text(json.dumps(summary))
-    (folders[1] / "early_experience" / "metrics.jsonl").unlink()
+    folders[1].metrics_path.unlink()
     text = compare(folders)
     assert cells(text, "grpo", "seen")[2:4] == ["1", "100"]
     assert cells(text, "grpo - imitation", "seen")[2] == "1"
@@ -90,6 +89,6 @@ def test_runs_of_one_seed_are_told_apart(tmp_path: Path) -> None:
 def test_a_run_that_would_count_twice_is_refused(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     with pytest.raises(StoreError, match="named twice"):
-        compare([folder, folder / "early_experience" / ".."])
+        compare([folder, RunFolder(folder.files / "..")])
     with pytest.raises(StoreError, match="No run"):
         compare([])

@@ -25,8 +25,8 @@ def test_the_plot_is_a_picture_with_something_on_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", ["world_model", "grpo", ""])
 def test_the_plot_of_an_unfinished_run_is_drawn(tmp_path: Path, kept: str) -> None:
     folder = write_run(tmp_path / "run", stages=[])
-    lines = [json.dumps(row) + "\n" for row in rows() if row["stage"] == kept]
-    (folder / "early_experience" / "metrics.jsonl").write_text("".join(lines))
+    lines = [json.dumps(row) + "\n" for row in metric_rows() if row["stage"] == kept]
+    folder.metrics_path.write_text("".join(lines))
     result = report(folder)
     assert "no stage has been evaluated" in result.text
     save_plot(result, tmp_path / "plot.png")

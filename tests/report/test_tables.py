@@ -7,11 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from support.report_runs import cells, ends_of, metric_rows, write_run
+from support.report_runs import cells, ends_of, write_run
 
-from verl_ee.cli.main import main
-from verl_ee.errors import StoreError
+from verl_ee.errors import StageError
 from verl_ee.report import report, save_plot
 
 
@@ -26,10 +24,33 @@ def test_a_report_gives_every_stage_with_its_intervals(tmp_path: Path) -> None:
     assert "cut off" not in text
 
 
+def test_the_paths_come_first_and_the_table_last(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", seed=4)
+    lines = report(folder).text.splitlines()
+    assert lines[:3] == [
+        f"run: {folder.root}, seed 4",
+        f"plot: {folder.report_plot}",
+        f"summary: {folder.summary_path}",
+    ]
+    assert [line.split()[0] for line in lines[-5:]] == ["stage", "base", "world_model", "imitation", "grpo"]
+    assert lines[-6] == ""
+
+
+def test_a_report_says_what_ended_the_run_and_what_a_kill_cut_off(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    assert "ended in stage" not in report(folder).text
+    folder.write_error(StageError("no room"), "imitation")
+    with folder.metrics_path.open("a") as file:
+        file.write('{"stage": "grpo", "st')
+    lines = report(folder).text.splitlines()
+    assert "ended in stage imitation: StageError: no room" in lines
+    assert "rows of metrics.jsonl that a kill cut off, left out: 1" in lines
+
+
 def test_a_share_that_is_missing_is_shown_as_missing_and_the_base_comes_first(tmp_path: Path) -> None:
-    played = {"seen": 4, "unseen": 4}
-    first = {"name": "base", "seconds": 1, "success": {"seen": math.nan, "unseen": 0.5}, "episodes": played}
-    later = {"name": "imitation", "seconds": 1, "success": {"seen": 0.5}, "episodes": played}
+    episodes = {"seen": 4, "unseen": 4}
+    first = {"name": "base", "seconds": 1, "success": {"seen": math.nan, "unseen": 0.5}, "episodes": episodes}
+    later = {"name": "imitation", "seconds": 1, "success": {"seen": 0.5}, "episodes": episodes}
     folder = write_run(tmp_path / "run", stages=[later, first], collect=None)
     text = report(folder).text
     assert text.index("base") < text.index("imitation")
@@ -37,6 +58,13 @@ def test_a_share_that_is_missing_is_shown_as_missing_and_the_base_comes_first(tm
     assert cells(text, "imitation")[3:] == ["-", "4/-"]
     assert "collect: none" in text
     save_plot(report(folder), tmp_path / "plot.png")
+
+
+def test_the_last_row_of_a_repeated_step_counts(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    with folder.metrics_path.open("a") as file:
+        file.write('{"stage": "grpo", "step": 3, "early_experience/optimizer_steps": 11}\n')
+    assert "GRPO step: 6.00" in report(folder).text
 
 
 def test_a_report_needs_neither_verl_nor_torch() -> None:

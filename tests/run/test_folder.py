@@ -61,7 +61,7 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, {"a": 1})
     folder.check_free("disable")
     folder.finish("collect/world_model")
-    with pytest.raises(ConfigError, match="trainer.resume_mode='disable' would overwrite it"):
+    with pytest.raises(ConfigError, match=r"trainer\.resume_mode='disable' would overwrite it"):
         folder.check_free("disable", force=True)
 
 

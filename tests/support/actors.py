@@ -1,4 +1,4 @@
-"""Runs verl's real actor worker in processes of its own, without Ray: FSDP2 over gloo, one process per worker."""
+"""verl's real actor worker in processes of its own, without Ray: FSDP2 over gloo, one process per worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(
     """Run a function of a script, this one or one that ends like it, on `workers` actor workers.
 
     Returns:
-        what each returned.
+        The result of each worker.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -92,7 +92,7 @@ def worker(stock: bool = False, overrides: tuple[str, ...] = (), role: str = "ac
     return actor
 
 
-def _local(batch: Any) -> Any:
+def local_share(batch: Any) -> Any:
     """Return this worker's share of a batch, as verl's dispatch would."""
     from verl.utils import tensordict_utils as tu
 
@@ -103,24 +103,24 @@ def _gradients(actor: Any) -> dict[str, Any]:
     """Return a dict that fills with the full gradients of every mini-batch; no step is taken with them."""
     import torch
 
-    seen: dict[str, Any] = {}
+    gradients: dict[str, Any] = {}
     engine = actor.actor.engine
 
-    def spy() -> Any:
+    def keep_gradients() -> Any:
         for name, parameter in engine.module.named_parameters():
             gradient = parameter.grad
             gradient = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
-            seen[name] = gradient.detach().clone()
+            gradients[name] = gradient.detach().clone()
         return torch.zeros(())
 
-    engine.optimizer_step = spy
-    return seen
+    engine.optimizer_step = keep_gradients
+    return gradients
 
 
 def supervised_gradients(
     cases: dict[Any, tuple[list[tuple[list[int], list[int], str]], int | None]], remove_padding: bool
 ) -> Any:
-    """Each case as one mini-batch through `update_actor`, from the same weights: loss metrics and gradients.
+    """Send each case as one mini-batch through `update_actor`, from the same weights: loss metrics and gradients.
 
     A case is its rows and the rows of a micro-batch, or None for micro-batches of 400 tokens.
     """
@@ -137,7 +137,7 @@ def supervised_gradients(
     results = {}
     for case, (rows, micro) in cases.items():
         examples = [Example(tuple(prompt), tuple(target), name) for prompt, target, name in rows]
-        batch = _local(to_batch(examples, int(os.environ["WORLD_SIZE"]) * (micro or 1), 0))
+        batch = local_share(to_batch(examples, int(os.environ["WORLD_SIZE"]) * (micro or 1), 0))
         tu.assign_non_tensor(
             batch, micro_batch_size_per_gpu=micro or 1, use_dynamic_bsz=micro is None, max_token_len_per_gpu=400
         )
@@ -152,7 +152,7 @@ def supervised_gradients(
 
 
 def supervised_stage(batches: list[list[tuple[list[int], list[int], str]]], stage: Any) -> Any:
-    """A whole stage, batch by batch: the loss of every step and the learning rate behind it."""
+    """Train a whole stage, batch by batch: the loss of every step and the learning rate behind it."""
     from verl.utils import tensordict_utils as tu
 
     from verl_ee.objectives.examples import Example
@@ -169,7 +169,7 @@ def supervised_stage(batches: list[list[tuple[list[int], list[int], str]]], stag
 
 
 def ppo_steps(stock: bool) -> Any:
-    """Five PPO updates on a fixed batch: a hash of the weights."""
+    """Take five PPO updates on a fixed batch: a hash of the weights."""
     import torch
     from tensordict import TensorDict
     from verl.utils import tensordict_utils as tu
@@ -220,7 +220,8 @@ def fingerprint(actor: Any) -> str:
 
 
 def hand_over(rows: list[tuple[list[int], list[int], str]], into: str) -> Any:
-    """Train a stage, hand over, save: what the optimizer holds before and after, rates, and what rotation keeps."""
+    """Train a stage, hand over and save: training states before and after, rates, and the checkpoints that are kept."""
+    from support.training_states import training_state
     from verl.utils import tensordict_utils as tu
 
     from verl_ee.config import StageConfig
@@ -236,11 +237,11 @@ def hand_over(rows: list[tuple[list[int], list[int], str]], into: str) -> Any:
         rates.append(actor.actor.engine.optimizer.param_groups[0]["lr"])
         metrics = tu.get(actor.update_actor(to_batch(examples, 2, 0)), "metrics")
         losses.append(sums_of(metrics)["sums/imitation/nll"])
-    before = actor.training_state()
+    before = training_state(actor)
     actor.hand_over(True)
-    with_optimizer = actor.training_state()
+    with_optimizer = training_state(actor)
     actor.hand_over()
-    after = actor.training_state()
+    after = training_state(actor)
     saved = [f"{into}/global_step_{step}/actor" for step in range(3)]
     actor.save_checkpoint(saved[0], None, 0, 1)
     actor.exempt_from_rotation(saved[0])

@@ -22,8 +22,8 @@ from verl_ee.envs.household.env import Household
 from verl_ee.errors import EarlyExperienceError
 from verl_ee.experience.expert_files import ExpertFile, load_experts, write_experts
 from verl_ee.experience.files.parquet import write_table
-from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.outcome import Outcome
+from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import Branch, Transition, read_branches, state_key, transition_key, write_store
 from verl_ee.objectives.examples import Encoder, Example, imitation, reflection, world_model

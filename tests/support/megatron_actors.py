@@ -1,4 +1,4 @@
-"""Runs verl's real actor worker on its Megatron engine over gloo, in processes that `actors.run` starts."""
+"""verl's real actor worker on its Megatron engine over gloo, in processes that `actors.run` starts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from support import actors
+from support.training_states import training_state
 
 Row = tuple[list[int], list[int], str]
 
@@ -96,18 +97,18 @@ def stage(
     middle = weights(actor)
     actor.save_stage(saved, half)
     second = [step(actor, rows) for rows in batches[half:]]
-    end, before = weights(actor), actor.training_state()
+    end, before = weights(actor), training_state(actor)
 
     other = worker(tp, pp, packed, dtype)
-    fresh = other.training_state()
+    fresh = training_state(other)
     other.begin_stage(stage, total)
     other.load_stage(saved, ("model", "optimizer", "extra"))
-    loaded = other.training_state()
+    loaded = training_state(other)
     resumed = [step(other, rows) for rows in batches[half:]]
     equal = all(torch.equal(value, end[name]) for name, value in weights(other).items())
 
     actor.hand_over()
-    after = actor.training_state()
+    after = training_state(actor)
     actor.save_checkpoint(handed, None, 0, 1)
     actor.exempt_from_rotation(handed)
     third = worker(tp, pp, packed, dtype)
@@ -118,7 +119,7 @@ def stage(
         "resumed_weights_equal": equal,
         "middle": middle,
         "end": end,
-        "states": {"fresh": fresh, "loaded": loaded, "before": before, "after": after, "grpo": third.training_state()},
+        "states": {"fresh": fresh, "loaded": loaded, "before": before, "after": after, "grpo": training_state(third)},
         "bytes": actor.checkpoint_bytes(),
         "loss_restored": actor.actor.loss_fn is actor.loss_fn,
         "rotated": actor.actor.engine.checkpoint_mananager.previous_saved_paths,

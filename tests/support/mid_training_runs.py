@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from support.actors import _local, worker
+from support.actors import local_share, worker
+from support.training_states import training_state
 
 Rows = list[tuple[list[int], list[int], str]]
 LORA = ("actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora_alpha=8")
@@ -79,7 +80,7 @@ def mid_train(
             training.run(name, stage, _examples(rows, name), 6, before, False)
             folder.finish(name)
         before = name
-    return {"state": group.member.training_state(), "updates": group.updates}
+    return {"state": training_state(group.member), "updates": group.updates}
 
 
 def anchored(rows: Rows, into: str, resume: bool = False, overrides: tuple[str, ...] = ()) -> Any:
@@ -102,7 +103,7 @@ def anchored(rows: Rows, into: str, resume: bool = False, overrides: tuple[str, 
     if resume:
         reference.anchor_adapter(paths[0]) if adapter else reference.anchor_reference(paths[0])
         member.load_checkpoint(paths[2])
-        return {"reference": log_probs(True), "policy": log_probs(False), "state": member.training_state()}
+        return {"reference": log_probs(True), "policy": log_probs(False), "state": training_state(member)}
     stage = StageConfig(objectives=("imitation",), epochs=1, lr=5e-3, batch_size=5, schedule="constant")
     member.begin_stage(stage, 3)
     for _ in range(3):
@@ -117,7 +118,7 @@ def anchored(rows: Rows, into: str, resume: bool = False, overrides: tuple[str, 
     for step in (1, 2):
         member.update_actor(batch())
         member.save_checkpoint(paths[step], None, step, 1)
-    result |= {"later": log_probs(True), "moved": log_probs(False), "state": member.training_state()}
+    result |= {"later": log_probs(True), "moved": log_probs(False), "state": training_state(member)}
     result["names"] = sorted(member.actor.engine.module.state_dict())
     result["kept"] = [Path(path).exists() for path in paths]
     return result
@@ -133,7 +134,7 @@ def backbone(rows: Rows, into: str, overrides: tuple[str, ...]) -> Any:
 
     def train(member: Any, steps: int) -> None:
         for _ in range(steps):
-            member.update_actor(_local(to_batch(examples, 2 * int(os.environ["WORLD_SIZE"]), 0)))
+            member.update_actor(local_share(to_batch(examples, 2 * int(os.environ["WORLD_SIZE"]), 0)))
 
     first = worker(overrides=overrides)
     first.begin_stage(stage, 6)
@@ -144,11 +145,11 @@ def backbone(rows: Rows, into: str, overrides: tuple[str, ...]) -> Any:
     second.begin_stage(stage, 6)
     second.load_stage(f"{into}/half/actor", ["model", "optimizer", "extra"])
     train(second, 3)
-    result = {"undisturbed": first.training_state(), "resumed": second.training_state()}
+    result = {"undisturbed": training_state(first), "resumed": training_state(second)}
     second.hand_over()
     second.save_checkpoint(f"{into}/global_step_0/actor", None, 0, None)
     reference = _reference(overrides)
-    batches = [_local(to_batch(examples, 2 * int(os.environ["WORLD_SIZE"]), 0)) for _ in range(3)]
+    batches = [local_share(to_batch(examples, 2 * int(os.environ["WORLD_SIZE"]), 0)) for _ in range(3)]
     base = _log_probs(second, reference, batches[0], True, False)
     fingerprints = second.policy_fingerprint(), reference.anchor_reference(f"{into}/global_step_0/actor")
     policy = _log_probs(second, reference, batches[1], False, False)

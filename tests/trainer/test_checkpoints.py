@@ -16,7 +16,6 @@ from verl_ee.errors import EarlyExperienceError
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import StageProgress
 from verl_ee.trainer import checkpoints
-from verl_ee.trainer.actor.reference import anchor_of
 from verl_ee.trainer.checkpoints import check_actor, check_space, kept_by_grpo, resumed_from
 from verl_ee.trainer.mid_training import MidTraining, save_failed
 
@@ -94,14 +93,6 @@ def test_a_checkpoint_of_another_model(run: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_size": 7}))
     message = refusal(lambda: check_actor(path.parents[1], job(run)))
     assert "checkpoint of another model: hidden_size is 7 there and" in message
-
-
-def test_a_hand_over_that_is_gone(run: Path) -> None:
-    assert anchor_of(job(run), RunFolder(run)) == run / "global_step_0/actor"
-    shutil.rmtree(run / "global_step_0")
-    message = refusal(lambda: anchor_of(job(run), RunFolder(run)))
-    assert message.startswith(f"{run}/global_step_0/actor is missing")
-    assert "early_experience.hand_over.reference=base" in message
 
 
 def test_a_disk_that_is_too_small(tmp_path: Path) -> None:

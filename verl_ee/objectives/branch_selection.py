@@ -1,4 +1,4 @@
-"""The branches that a world model learns from: those that its settings allow, and as many as its budget lets through."""
+"""The branches that a world model learns from: those that its settings allow, as many as its budget lets through."""
 
 from __future__ import annotations
 

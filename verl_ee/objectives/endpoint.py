@@ -204,7 +204,9 @@ def check_endpoint(config: WriterConfig) -> None:
     endpoint = config.endpoint
     for name, value in (("url", endpoint.url), ("model", endpoint.model)):
         if not value:
-            raise ConfigError(f"{config.key(f'endpoint.{name}')} has no value, but a writer with kind=endpoint needs it.")
+            raise ConfigError(
+                f"{config.key(f'endpoint.{name}')} has no value, but a writer with kind=endpoint needs it."
+            )
     if not _is_url(endpoint.url):
         raise ConfigError(
             f"{config.key('endpoint.url')}={endpoint.url!r} is no address. Give one like http://localhost:8000/v1."

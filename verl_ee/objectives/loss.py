@@ -100,6 +100,9 @@ class SupervisedLoss:
             dp_group: unused, the engine has reduced `batch_num_tokens` over it already.
             student_logits: (rows, tokens, vocabulary), padded or packed however the engine likes; it brings the
                 returned outputs into the form of `model_output`.
+
+        Raises:
+            ValueError: for a mini-batch without a learned token, or a call without anything to compute from.
         """
         if student_logits is not None:
             return {"likeliest": likeliest(student_logits, self._group)}

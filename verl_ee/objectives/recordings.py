@@ -20,9 +20,7 @@ from verl_ee.objectives.examples import Example
 COLUMN = "expert_responses"
 SCHEMA = "verl_ee.recording"
 _AGAIN = "Remove it; it is made again."
-RECORDING = FileFormat(
-    1, ExampleFileError, "is no recording of verl_ee", _AGAIN, fix_newer=_AGAIN, name=SCHEMA
-)
+RECORDING = FileFormat(1, ExampleFileError, "is no recording of verl_ee", _AGAIN, fix_newer=_AGAIN, name=SCHEMA)
 _COLUMNS = pa.schema(
     [
         ("prompt", pa.list_(pa.int64())),
@@ -157,7 +155,8 @@ def _response_column(path: Path) -> list[list[str]]:
                 f"{path} has no column {COLUMN!r}; it has {', '.join(file.schema_arrow.names)}. Add it: for each row "
                 "the list of what the expert writes, one text per turn of the assistant."
             )
-        return file.read([COLUMN]).column(COLUMN).to_pylist()
+        responses: list[list[str]] = file.read([COLUMN]).column(COLUMN).to_pylist()
+        return responses
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise ExampleFileError(f"{path} cannot be read as Parquet ({reason}). Name an existing file.") from None

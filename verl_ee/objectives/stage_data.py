@@ -174,7 +174,9 @@ class StageData(StageRows):
         if self._config.world_model.budget != "matched" or "imitation" not in stage.objectives:
             return steps
         world_model_stages = self._stages_with("world_model")
-        return max(1, steps - sum(optimizer_steps_of(item, len(self._world_model_rows())) for item in world_model_stages))
+        return max(
+            1, steps - sum(optimizer_steps_of(item, len(self._world_model_rows())) for item in world_model_stages)
+        )
 
     def _encoded(self, objective: Objective) -> Iterable[Example]:
         if objective == "imitation" and self._recorded is not None:

@@ -170,4 +170,4 @@ def digest_of(examples: Sequence[Example]) -> str:
 def _losses(stage: StageConfig, values: Mapping[str, float]) -> dict[str, str]:
     """Return the losses of a step as text, by objective."""
     present = [objective for objective in stage.objectives if f"{objective}/loss" in values]
-    return {objective: f"{values[f'{objective}/loss']:.3f}" for objective in present}
+    return {f"{objective} loss": f"{values[f'{objective}/loss']:.3f}" for objective in present}

@@ -1,6 +1,6 @@
-"""What keeps verl's Megatron engine from running on a CPU without TransformerEngine, one hurdle per function.
+"""Hurdles that keep verl's Megatron engine from running on a CPU without TransformerEngine, one function each.
 
-With `VERL_USE_EXTERNAL_MODULES=megatron_cpu` and this folder's parent on PYTHONPATH, every process that imports verl,
+With `VERL_USE_EXTERNAL_MODULES=support.megatron_cpu` and `tests` on PYTHONPATH, every process that imports verl,
 Ray's workers too, clears the hurdles as soon as verl imports its Megatron engine. It stands on the CPU platform of
 the plugin `verl_ee`, and serves jobs with `megatron.vanilla_mbridge=True`.
 

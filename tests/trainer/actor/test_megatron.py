@@ -23,7 +23,6 @@ from verl_ee.experience.expert_states import expert_states
 from verl_ee.objectives.schedule import learning_rate
 from verl_ee.prompts.text import render_outcome, render_policy, render_response, render_world_model
 from verl_ee.trainer.job_check import check_job
-from verl_ee.trainer.upstream import MEGATRON_NAMES, UpstreamName, problem_with
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("megatron") is None or importlib.util.find_spec("mbridge") is None,
@@ -209,11 +208,6 @@ def test_steps_are_still_lost_in_loading(
         "stage", tmp_path, 1, 1, batches=batches, stage=STAGE, packed=False, dtype="bfloat16", into=str(tmp_path)
     )
     assert outputs(results, "resumed") != outputs(results, "steps")[STEPS // 2 :]
-
-
-@pytest.mark.parametrize("name", MEGATRON_NAMES, ids=str)
-def test_what_is_relied_on_is_there(name: UpstreamName) -> None:
-    assert problem_with(name) == ""
 
 
 def test_the_flag_composes_with_megatron_on_the_stock_command_line(tmp_path: Path) -> None:

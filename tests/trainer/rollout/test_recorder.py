@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from omegaconf import DictConfig, OmegaConf
 from support.tool_jobs import (
     END,
@@ -32,9 +31,7 @@ from verl.workers.rollout.replica import TokenOutput
 from verl_ee.errors import ExampleError
 from verl_ee.experience.progress import read_plugin_line
 from verl_ee.objectives.examples import Example
-from verl_ee.objectives.loss import loss_and_metrics
-from verl_ee.trainer.actor.batch import to_batch
-from verl_ee.trainer.rollout.recorder import RecordingClient, record
+from verl_ee.trainer.rollout.recorder import record
 
 
 @pytest.fixture(scope="module")
@@ -155,25 +152,6 @@ def test_a_loop_that_uses_log_probabilities_gets_some(config: DictConfig, tmp_pa
     assert record(path, asking, 0.0) == record(path, config, 0.0)
 
 
-def answer(config: DictConfig, tokenizer: Any, text: str, ends: set[int], **sampling: Any) -> list[int]:
-    client = RecordingClient(config, tokenizer, [text], ends)
-    return asyncio.run(client.generate("one", prompt_ids=[5], sampling_params=sampling)).token_ids
-
-
-def test_a_response_ends_where_the_model_would_stop(config: DictConfig, tokenizer: Any) -> None:
-    end, close = tokenizer.convert_tokens_to_ids([END, "</tool_call>"])
-    written = tokenizer(call(1))["input_ids"]
-    assert answer(config, tokenizer, call(1), {end}) == [*written, end]
-    assert answer(config, tokenizer, call(1) + END, {end}) == [*written, end]
-    assert answer(config, tokenizer, call(1), {end, close}) == written
-    assert answer(config, tokenizer, call(1), {end}, stop_token_ids=[close]) == written
-    for text, stops in ((f"Hello.{END} More.", []), (call(1) + call(2), [close])):
-        with pytest.raises(
-            ExampleError, match=r"expert_responses\[0\] goes on after '<.*>', where the model would stop"
-        ):
-            answer(config, tokenizer, text, {end}, stop_token_ids=stops)
-
-
 @pytest.mark.parametrize("case", FAILURES)
 def test_a_demonstration_that_cannot_be_played_is_named_and_left_out(
     config: DictConfig, tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
@@ -208,30 +186,3 @@ def test_more_failures_than_the_budget_are_refused(config: DictConfig, tmp_path:
 def test_nothing_recorded_is_refused_whatever_may_fail(config: DictConfig, tmp_path: Path) -> None:
     with pytest.raises(ExampleError, match="1 of 1 demonstrations"):
         record(write(tmp_path, [FAILURES["raises"][0]]), config, 1.0)
-
-
-def test_only_learned_tokens_count_in_the_loss() -> None:
-    """Against the mean that equation 1 has, taken token by token."""
-    rows = [
-        Example((1, 2, 3), (4, 5, 6, 7), "imitation", learned=(True, False, False, True)),
-        Example((1,), (2, 3), "imitation", weight=0.5),
-        Example((9, 8), (7,), "world_model", learned=(True,)),
-    ]
-    batch = to_batch(rows, 4, 0)
-    masks = [row.tolist() for row in batch["loss_mask"].unbind()]
-    assert masks == [[0, 0, 0, 1, 0, 0, 1], [0, 1, 1], [0, 0, 1], [0] * 7]
-    generator = torch.Generator().manual_seed(3)
-    log_probs = [-torch.rand(len(mask), generator=generator) for mask in masks]
-    total, count = 0.0, 0
-    for example, mask, values in zip([*rows, rows[0]], masks, log_probs, strict=True):
-        for position in range(1, len(mask)):
-            if mask[position]:
-                total -= example.weight * float(values[position - 1])
-                count += 1
-    assert count == 5
-    data = dict(batch.items()) | {"batch_num_tokens": count, "dp_size": 1}
-    output = {"log_probs": torch.nested.as_nested_tensor(log_probs, layout=torch.jagged)}
-    loss, metrics = loss_and_metrics(output, data)
-    assert float(loss) == pytest.approx(total / count)
-    assert metrics["sums/imitation/tokens"] == 4.0
-    assert metrics["sums/world_model/tokens"] == 1.0

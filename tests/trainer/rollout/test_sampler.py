@@ -16,12 +16,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from benchmarks.proposals import RESPONSE, configuration, household
 from benchmarks.settings import MODEL, cpu
-from test_proposers import config, question
 from transformers import AutoTokenizer
 
 from verl_ee.errors import StageError
-from verl_ee.objectives.examples import Encoder
-from verl_ee.trainer.rollout.proposer import PolicyProposer
 from verl_ee.trainer.rollout.sampler import Sampler, takes_batches
 from verl_ee.trainer.rollout.tokens import encoder_for
 
@@ -139,33 +136,6 @@ def compose(overrides: list[str]) -> Any:
     lengths = ["data.max_prompt_length=384", "data.max_response_length=32", "actor_rollout_ref.rollout.name=vllm"]
     with hydra.initialize_config_module("verl.trainer.config", version_base=None):
         return hydra.compose("ppo_trainer", [*lengths, *overrides])
-
-
-def test_temperatures_take_turns_and_every_draw_is_kept_with_its_own() -> None:
-    class Drawn:
-        async def sample(self, prompts: list[list[int]], n: int, params: dict[str, Any]) -> list[list[list[int]]]:
-            return [[[prompt[0], int(10 * params["temperature"]), copy] for copy in range(n)] for prompt in prompts]
-
-    tokenizer = SimpleNamespace(decode=lambda ids, **_: f"Action: press {'-'.join(map(str, ids))}")
-    given = config(alternatives="policy", k=5, temperatures=(0.5, 1.0), unlisted="keep")
-    lengths = iter([[1, 2], [3] * 9, [4]])
-    proposer = PolicyProposer(
-        Drawn(),  # type: ignore[arg-type]
-        Encoder(lambda _: next(lengths), list),
-        tokenizer,
-        given,
-        {},
-        "model@base",
-        8,
-    )
-    first, too_long, last = proposer.propose([question(), question(), question()]).alternatives
-    expected = [f"press {{}}-{temperature}-{draw // 2}" for draw, temperature in enumerate([5, 10, 5, 10, 5])]
-    assert [item.action for item in first] == [text.format(1) for text in expected]
-    assert [item.action for item in last] == [text.format(4) for text in expected]
-    assert [item.sampling for item in first] == [
-        f'{{"temperature": {0.5 if draw % 2 == 0 else 1.0}, "draw": {draw}}}' for draw in range(5)
-    ]
-    assert too_long == ()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Branch at the states of an expert trajectory: reach the state, prove it, execute each alternative, record its outcome.
+"""Branching at the states of an expert trajectory: reach a state, prove it, execute each alternative there.
 
 Rewards are never read here: early experience is reward-free (paper, section 4.1).
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from verl_ee.config import CollectConfig
 from verl_ee.experience.branching.protocol import (
     Fault,
-    Outcome,
     StateLostError,
     StateRequest,
     StateResult,
@@ -21,6 +20,7 @@ from verl_ee.experience.branching.protocol import (
 from verl_ee.experience.branching.replayer import TRIES, Replayer
 from verl_ee.experience.branching.restore import RestoreMethod
 from verl_ee.experience.branching.session import EnvironmentSession, StateView
+from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.proposers import listed_proposals
 
 OnAttempt = Callable[[int, str | None], None]

@@ -9,7 +9,6 @@ from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.envs import ExpertTrajectory, make
 from verl_ee.errors import EarlyExperienceError
 from verl_ee.experience.branching.protocol import (
-    AUTO,
     RESTORE_METHODS,
     StateLostError,
     StateRequest,
@@ -131,7 +130,7 @@ def _try_method(restore: str, environment: EnvironmentConfig, trajectory: Expert
 
 def _automatic_method(environment: EnvironmentConfig, trajectory: ExpertTrajectory) -> str:
     try:
-        supervisor = _start(environment, CollectConfig(restore=AUTO), trajectory)
+        supervisor = _start(environment, CollectConfig(), trajectory)
     except EarlyExperienceError:
         return ""
     supervisor.close()

@@ -14,7 +14,10 @@ SIZE = _COUNTS.size + _DEADLINE.size
 
 
 class HostMeter:
-    """Counts for one host; the host and its forked children write it one at a time, its supervisor may read it anytime."""
+    """Counts steps and resets of one host, and holds its deadline.
+
+    The host and its forked children write it, one at a time; the supervisor may read it at any time.
+    """
 
     def __init__(self, descriptor: int = -1) -> None:
         """Map the memory.

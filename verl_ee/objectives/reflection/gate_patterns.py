@@ -175,9 +175,7 @@ def statements(text: str, keep_numbers: bool) -> dict[tuple[str, ...], tuple[str
     return meanings
 
 
-def _add_statement(
-    meanings: dict[tuple[str, ...], tuple[str, ...]], words: tuple[str, ...], min_meaning: int
-) -> None:
+def _add_statement(meanings: dict[tuple[str, ...], tuple[str, ...]], words: tuple[str, ...], min_meaning: int) -> None:
     """Add a run of three or more words, if enough of them carry a meaning."""
     meaning = tuple(word for word in words if word not in _LIGHT)
     if len(words) > 2 and len(meaning) >= min_meaning:

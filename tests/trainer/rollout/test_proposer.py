@@ -1,0 +1,55 @@
+"""Alternatives drawn from a policy: temperatures take turns, and a state that is too long gets none."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from verl_ee.config import CollectConfig
+from verl_ee.experience.proposers import ProposalRequest
+from verl_ee.experience.state_ref import StateRef
+from verl_ee.objectives.examples import Encoder
+from verl_ee.prompts.state import State
+from verl_ee.trainer.rollout.proposer import PolicyProposer
+
+REQUEST = ProposalRequest(StateRef(2, 4), "train/7", State("find a mug", (), "A room.", ("look",)), "open drawer 1")
+
+
+class Samples:
+    """A sampler whose responses say to which prompt, at which temperature and as which copy they were drawn."""
+
+    async def sample(self, prompts: list[list[int]], n: int, params: dict[str, Any]) -> list[list[list[int]]]:
+        return [[[prompt[0], int(10 * params["temperature"]), copy] for copy in range(n)] for prompt in prompts]
+
+
+def proposer(prompts: list[list[int]], **values: Any) -> PolicyProposer:
+    """Return a proposer whose states have these prompts, of 8 tokens at most."""
+    config = CollectConfig.model_validate({"alternatives": "policy", "k": 5, "unlisted": "keep"} | values)
+    lengths = iter(prompts)
+    tokenizer: Any = SimpleNamespace(decode=lambda ids, **_: f"Action: press {'-'.join(map(str, ids))}")
+    sampler: Any = Samples()
+    return PolicyProposer(sampler, Encoder(lambda _: next(lengths), list), tokenizer, config, {}, "model@base", 8)
+
+
+def test_temperatures_take_turns_and_every_draw_is_kept_with_its_own() -> None:
+    batch = proposer([[1, 2], [3] * 9, [4]], temperatures=(0.5, 1.0)).propose([REQUEST] * 3)
+    first, too_long, last = batch.alternatives
+    expected = [f"press {{}}-{temperature}-{draw // 2}" for draw, temperature in enumerate([5, 10, 5, 10, 5])]
+    assert [item.action for item in first] == [text.format(1) for text in expected]
+    assert [item.action for item in last] == [text.format(4) for text in expected]
+    assert [item.sampling for item in first] == [
+        f'{{"temperature": {0.5 if draw % 2 == 0 else 1.0}, "draw": {draw}}}' for draw in range(5)
+    ]
+    assert too_long == ()
+    # Three prompt tokens of two states, five times each; fifteen tokens written in each of them.
+    assert (batch.prompt_tokens, batch.completion_tokens) == (15, 30)
+
+
+def test_temperatures_behind_the_last_draw_are_not_used() -> None:
+    batch = proposer([[1]], temperatures=(0.5, 1.0, 2.0), draws=2).propose([REQUEST])
+    assert [item.action for item in batch.alternatives[0]] == ["press 1-5-0", "press 1-10-0"]
+
+
+def test_without_a_state_that_fits_nothing_is_drawn() -> None:
+    batch = proposer([[3] * 9]).propose([REQUEST])
+    assert (batch.alternatives, batch.prompt_tokens, batch.completion_tokens) == (((),), 0, 0)
