@@ -59,7 +59,7 @@ def test_a_full_disk_costs_what_came_after_the_newest_checkpoint(
         "world_model": 6,
         "imitation": 2,
     }
-    # What was half written is gone, so that there is room for the message.
+    # Half a checkpoint is removed, so that there is room for the message.
     assert [item.name for item in path.parent.iterdir()] == ["global_step_2"]
     resize(disk, "60m")
     resumed = train(rows, tmp_path / "more", disk / "run")

@@ -23,13 +23,13 @@ KILLS = (
     "training/global_step:1",
     "Training Progress:  50%",
 )
-"""What the job prints last before it is killed: in collecting (`test_collecting` has more points of it), twice in each
-stage, in the hand-over and twice in GRPO."""
+"""The job is killed when it prints one of these: in collecting, twice in each stage, in the hand-over and twice in
+GRPO."""
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """The job of `job`, killed at every point of `KILLS` and gone on with."""
+    """The job of `job`, killed at every point of `KILLS` and repeated each time."""
     folder = tmp_path_factory.mktemp("killed")
     for text in KILLS:
         _kill_at(folder, text)
@@ -49,34 +49,34 @@ def _kill_at(folder: Path, text: str) -> None:
         start_new_session=True,
     )
     assert process.stdout is not None
-    seen = []
+    lines = []
     for line in process.stdout:
-        seen.append(line)
+        lines.append(line)
         if text in line:
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "".join(seen)[-5000:]
+    assert process.wait() == -signal.SIGKILL, "".join(lines)[-5000:]
 
 
 @pytest.mark.slow
 def test_data_and_weights_equal_those_of_an_undisturbed_run(job: Job, killed: Job) -> None:
     for table in ("transitions", "branches"):
-        expected, found = (
+        expected, resumed = (
             pq.read_table(folder / f"early_experience/store/world_model/{table}.parquet")
             for folder in (job.folder, killed.folder)
         )
-        assert found.equals(expected)
-    expected, found = (
+        assert resumed.equals(expected)
+    expected, resumed = (
         torch.load(folder / "global_step_0/actor/model_world_size_1_rank_0.pt", weights_only=False)
         for folder in (job.folder, killed.folder)
     )
     for name, value in expected.items():
-        assert torch.equal(found[name].to_local(), value.to_local()), name
+        assert torch.equal(resumed[name].to_local(), value.to_local()), name
 
 
 @pytest.mark.slow
 def test_every_step_is_counted_once(job: Job, killed: Job) -> None:
-    expected, found = ([(row["stage"], row["step"]) for row in each.rows("metrics.jsonl")] for each in (job, killed))
-    assert found == expected
+    expected, resumed = ([(row["stage"], row["step"]) for row in each.rows("metrics.jsonl")] for each in (job, killed))
+    assert resumed == expected
     losses, again = ([row.get("imitation/loss") for row in each.rows("metrics.jsonl")] for each in (job, killed))
     assert again == losses
     assert [stage["name"] for stage in killed.json("summary.json")["stages"]] == [

@@ -81,16 +81,16 @@ def test_its_one_stage_learns_both_objectives_in_every_part_of_the_pass(given: l
 
     world = World(tmp_path, 8, 3)
     early = typed(composed(*given))
-    curriculum = StageData(early, world.trajectories, ENCODER, {"world_model": world.store}, tmp_path, 100_000)
-    examples = curriculum.examples("joint").examples
+    data = StageData(early, world.trajectories, ENCODER, {"world_model": world.store}, tmp_path, 100_000)
+    examples = data.examples("joint").examples
     assert Counter(example.objective for example in examples) == {
         "world_model": world.states,
         "imitation": world.states,
     }
-    steps = curriculum.steps("joint", len(examples))
+    steps = data.steps("joint", len(examples))
     assert steps == 2 * (2 * world.states // 16)
-    found = list(batches(early.stages["joint"], examples, steps))
-    assert all(len({example.objective for example in batch}) == 2 for batch in found)
+    mini_batches = list(batches(early.stages["joint"], examples, steps))
+    assert all(len({example.objective for example in batch}) == 2 for batch in mini_batches)
 
 
 def test_it_cannot_share_steps_with_itself(given: list[str]) -> None:

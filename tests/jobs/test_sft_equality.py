@@ -17,7 +17,8 @@ from verl_ee.cli.main import main
 from verl_ee.config import StageConfig
 from verl_ee.envs import make
 from verl_ee.experience.expert_files import load_experts, write_experts
-from verl_ee.objectives.examples import Example, imitation
+from verl_ee.objectives.examples import Example, encode
+from verl_ee.objectives.rows import imitation_rows
 from verl_ee.trainer.rollout.tokens import encoder_for
 
 ID = "verl_ee/Household-v0"
@@ -88,7 +89,7 @@ def test_losses_equal_those_of_verls_sft_trainer(parquet: Path, model: Path, tmp
 
     encoder = encoder_for(AutoTokenizer.from_pretrained(model), "qwen2", {})
     experts = load_experts(parquet.with_name("experts.jsonl"))
-    batches = replayed(list(imitation(experts.trajectories, encoder, 8))[:ROWS])
+    batches = replayed(list(encode(imitation_rows(experts.trajectories, 8), encoder))[:ROWS])
     rows = [[(list(e.prompt), list(e.target), e.objective) for e in batch] for batch in batches]
     (ours,) = actors.run("supervised_stage", 1, tmp_path / "ours", batches=rows, stage=stage)
 

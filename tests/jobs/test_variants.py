@@ -24,7 +24,8 @@ LORA = (
 SUMMARIES = (
     "early_experience.world_model.target=summary",
     "early_experience.world_model.writer=policy",
-    "early_experience.reflection.max_tokens=32",
+    "early_experience.writers.policy.kind=policy",
+    "early_experience.writers.policy.max_tokens=32",
     # The tiny model seldom comes to an end.
     "early_experience.max_dropped=0.99",
 )
@@ -108,7 +109,7 @@ def _check_summaries(job: Job) -> None:
 
 def test_demonstrations_are_played_through_the_job_s_own_loops(tmp_path: Path) -> None:
     loops = tmp_path / "loops.yaml"
-    loops.write_text(json.dumps([{"name": "guessing", "_target_": "demonstrations.Guessing"}]))
+    loops.write_text(json.dumps([{"name": "guessing", "_target_": "support.tool_jobs.Guessing"}]))
     rows = [_row("guessing", "Guess.", ["look", "inventory", "7"]), _row("single_turn_agent", "Say look.", ["look"])]
     path = tmp_path / "demonstrations.parquet"
     pq.write_table(pa.Table.from_pylist(rows * 8), path)

@@ -151,7 +151,9 @@ def test_the_expert_s_own_outcomes_are_learned_or_not(included: bool, tmp_path: 
     assert [example.provenance.split(", ")[2] for example in found] == [item.transition[:12] for item in expected]
     told = {text_of(example.target) for example in found}
     for item in world.outcomes:
-        assert (f"<observation> {item.outcome.observation} </observation>" in told) == (included or item.proposer != "expert")
+        assert (f"<observation> {item.outcome.observation} </observation>" in told) == (
+            included or item.proposer != "expert"
+        )
 
 
 SHARES = ["0", "0.1", "0.25", "0.3", "0.5", "0.75", "0.9", "1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,20 @@ from verl_ee.envs import ExpertStep, ExpertTrajectory
 from verl_ee.experience.branching.protocol import StateRequest, WorkUnit
 
 Info = dict[str, Any]
-Result = tuple[str, float, bool, bool, Info]
+StepReturn = tuple[str, float, bool, bool, Info]
 
 
 def shown(task: str, seed: int | None, actions: Sequence[str]) -> str:
-    """What a game shows after `actions`: no two states of it look alike."""
+    """Return the observation of a game after `actions`: no two states of it look alike."""
     return f"{task} ({seed}) shows {zlib.crc32(json.dumps([task, seed, list(actions)]).encode())}"
 
 
 class Game(gymnasium.Env[str, str]):
-    """A game whose state is all that was done in it; `jam` is listed and yet not possible, `stop` ends it.
+    """A game whose state is the list of all actions in it; `jam` is listed and yet not possible, `stop` ends it.
 
     Args:
-        listed: how many buttons can be pressed, besides `jam` and `stop`.
-        forkable: what is declared of it, None for nothing.
+        listed: buttons that can be pressed, besides `jam` and `stop`.
+        forkable: the declaration of that name, None for no declaration.
         log: file that gets a line for every step: task and actions.
     """
 
@@ -46,34 +47,69 @@ class Game(gymnasium.Env[str, str]):
             self.forkable = forkable
         self.actions = (*(f"press {number}" for number in range(listed)), "stop", "jam")
         self.log = log
-        self.task, self.number, self.done = "", None, list[str]()
+        self.task, self.seed, self.path = "", None, list[str]()
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, Info]:
-        self.task, self.number, self.done = options["task"], seed, []
-        return self.seen()
+        self.task, self.seed, self.path = options["task"], seed, []
+        return self.view()
 
-    def step(self, action: str) -> Result:
-        self.done = [*self.done, action]
+    def step(self, action: str) -> StepReturn:
+        self.path = [*self.path, action]
         if self.log is not None:
             with open(self.log, "a", encoding="utf-8") as log:
-                log.write(json.dumps([self.task, *self.done]) + "\n")
-        observation, info = self.seen()
+                log.write(json.dumps([self.task, *self.path]) + "\n")
+        observation, info = self.view()
         return observation, 0.0, action == "stop", False, info | {"valid": action != "jam"}
 
-    def seen(self) -> tuple[str, Info]:
+    def view(self) -> tuple[str, Info]:
+        """Return observation and info of the present state."""
         info = {"task": "Press.", "admissible_actions": self.actions}
-        return shown(self.task, self.number, self.done), info
+        return shown(self.task, self.seed, self.path), info
 
 
 class SavedGame(Game):
-    """The same with snapshots."""
+    """A game with snapshots."""
 
     def snapshot(self) -> Any:
-        return self.task, self.number, list(self.done)
+        return self.task, self.seed, list(self.path)
 
     def restore(self, state: Any) -> tuple[str, Info]:
-        self.task, self.number, self.done = state
-        return self.seen()
+        self.task, self.seed, self.path = state
+        return self.view()
+
+
+class HollowGame(SavedGame):
+    """A game whose snapshots lose a part of the state that the observation does not show at once."""
+
+    def restore(self, state: Any) -> tuple[str, Info]:
+        view = super().restore(state)
+        self.path = ["press 1", *self.path]
+        return view
+
+
+class LaboriousGame(Game):
+    """A game that computes for a while; the time is that of a hash, and does not depend on a clock.
+
+    Args:
+        reset_rounds: rounds of the hash at every reset.
+        restore_rounds: rounds of the hash at every restore.
+    """
+
+    def __init__(self, reset_rounds: int = 1, restore_rounds: int = 1, **values: Any) -> None:
+        super().__init__(**values)
+        self.reset_rounds, self.restore_rounds = reset_rounds, restore_rounds
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, Info]:
+        hashlib.pbkdf2_hmac("sha256", b"reset", b"salt", self.reset_rounds)
+        return super().reset(seed=seed, options=options)
+
+
+class SavedLaboriousGame(LaboriousGame, SavedGame):
+    """A laborious game with snapshots."""
+
+    def restore(self, state: Any) -> tuple[str, Info]:
+        hashlib.pbkdf2_hmac("sha256", b"restore", b"salt", self.restore_rounds)
+        return super().restore(state)
 
 
 class Trouble(Game):
@@ -96,18 +132,23 @@ class Trouble(Game):
         **values: Any,
     ) -> None:
         super().__init__(**values)
-        self.what, self.marks, self.times = getattr(self, what), Path(marks), times
-        self.place = task, step, action
+        self.happen: Callable[[], Any] = getattr(self, what)
+        self.marks, self.times = Path(marks), times
+        self.trigger = task, step, action
         self.host, self.worker = os.getpid(), os.getppid()
 
-    def step(self, action: str) -> Result:
-        place = zip(self.place, (self.task, len(self.done), action), strict=True)
+    def step(self, action: str) -> StepReturn:
+        triggered = self.is_triggered(action)
         observation, *rest = super().step(action)
         happened = len(list(self.marks.iterdir()))
-        if all(wanted in (None, found) for wanted, found in place) and (self.times is None or happened < self.times):
+        if triggered and (self.times is None or happened < self.times):
             (self.marks / str(happened)).touch()
-            observation = self.what() or observation
+            observation = self.happen() or observation
         return observation, *rest
+
+    def is_triggered(self, action: str) -> bool:
+        present = (self.task, len(self.path), action)
+        return all(wanted in (None, value) for wanted, value in zip(self.trigger, present, strict=True))
 
     def hang(self) -> str:
         threading.Event().wait()
@@ -150,7 +191,7 @@ class Trouble(Game):
 
 
 class SavedTrouble(Trouble, SavedGame):
-    """The same with snapshots."""
+    """A game with trouble and with snapshots."""
 
 
 MUCH = "a door. " * 655_360
@@ -179,17 +220,17 @@ class Slipping(Game):
 
 
 class Dice(Game):
-    """Whatever is done, what is shown does not follow from it, except where `press 0` was."""
+    """A game that shows something random once anything but `press 0` was done in it."""
 
-    def seen(self) -> tuple[str, Info]:
-        observation, info = super().seen()
-        if any(action != "press 0" for action in self.done):
+    def view(self) -> tuple[str, Info]:
+        observation, info = super().view()
+        if any(action != "press 0" for action in self.path):
             observation = f"The dice show {os.urandom(8).hex()}."
         return observation, info
 
 
 class SavedDice(Dice, SavedGame):
-    """The same with snapshots."""
+    """Dice with snapshots."""
 
 
 class Gated(Game):
@@ -215,20 +256,23 @@ class Owner(Game):
     Args:
         what: name of a method.
         folder: a folder of its own.
-        late: whether it has it from its first step on, and not from its first reset.
+        late: whether it gets it at its first step, and not at its first reset.
     """
 
     def __init__(self, what: str, folder: str, late: bool = False, **values: Any) -> None:
         super().__init__(**values)
-        self.what, self.folder, self.late = what, Path(folder), late
-        self.kept: Any = None
+        self.acquire: Callable[[], Any] = getattr(self, what)
+        self.folder, self.late = Path(folder), late
+        self.owned: Any = None
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, Info]:
-        self.kept = self.kept or self.late or getattr(self, self.what)()
+        if self.owned is None and not self.late:
+            self.owned = self.acquire()
         return super().reset(seed=seed, options=options)
 
-    def step(self, action: str) -> Result:
-        self.kept = getattr(self, self.what)() if self.kept is True else self.kept
+    def step(self, action: str) -> StepReturn:
+        if self.owned is None:
+            self.owned = self.acquire()
         return super().step(action)
 
     def socket(self) -> Any:
@@ -254,8 +298,8 @@ class Homesick(Game):
         super().__init__(**values)
         self.home = os.getpid()
 
-    def seen(self) -> tuple[str, Info]:
-        observation, info = super().seen()
+    def view(self) -> tuple[str, Info]:
+        observation, info = super().view()
         return observation if os.getpid() == self.home else "Not connected.", info
 
 
@@ -267,7 +311,7 @@ class Stillborn(Game):
 
 
 class SharedMemory(Game):
-    """Its state lies in memory that a forked child writes to as well."""
+    """A part of its state lies in memory that a forked child writes to as well."""
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
@@ -277,45 +321,45 @@ class SharedMemory(Game):
         self.memory[:8] = (0).to_bytes(8, "big")
         return super().reset(seed=seed, options=options)
 
-    def step(self, action: str) -> Result:
+    def step(self, action: str) -> StepReturn:
         self.memory[:8] = (int.from_bytes(self.memory[:8], "big") + 1).to_bytes(8, "big")
         return super().step(action)
 
-    def seen(self) -> tuple[str, Info]:
-        observation, info = super().seen()
+    def view(self) -> tuple[str, Info]:
+        observation, info = super().view()
         return f"{observation}, count {int.from_bytes(self.memory[:8], 'big')}", info
 
 
 class SharedFile(Game):
-    """Its state lies in a file that every step writes; none is open between two steps."""
+    """A part of its state lies in a file that every step writes; none is open between two steps."""
 
     def __init__(self, folder: str, **values: Any) -> None:
         super().__init__(**values)
-        self.path = Path(folder) / "state"
+        self.state_file = Path(folder) / "state"
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, Info]:
-        self.path.write_text("")
+        self.state_file.write_text("")
         return super().reset(seed=seed, options=options)
 
-    def step(self, action: str) -> Result:
-        with self.path.open("a") as state:
+    def step(self, action: str) -> StepReturn:
+        with self.state_file.open("a") as state:
             state.write(f"{action};")
         return super().step(action)
 
-    def seen(self) -> tuple[str, Info]:
-        observation, info = super().seen()
-        return f"{observation}, done {self.path.read_text()}", info
+    def view(self) -> tuple[str, Info]:
+        observation, info = super().view()
+        return f"{observation}, done {self.state_file.read_text()}", info
 
 
 for _cls in (
-    *(Game, SavedGame, Trouble, SavedTrouble, Slipping, Dice, SavedDice),
+    *(Game, SavedGame, HollowGame, LaboriousGame, SavedLaboriousGame, Trouble, SavedTrouble, Slipping, Dice, SavedDice),
     *(Gated, Owner, Homesick, Stillborn, SharedMemory, SharedFile),
 ):
     gymnasium.register(f"test/{_cls.__name__}-v0", entry_point=_cls, nondeterministic=issubclass(_cls, Dice))
 
 
 def id_of(cls: type[Game]) -> str:
-    """Its id, with the module that a host has to import for it."""
+    """Return the id of a game, with the module that a host has to import for it."""
     return f"{Game.__module__}:test/{cls.__name__}-v0"
 
 
@@ -326,13 +370,13 @@ def expert(
     listed: int | None = 8,
     presses: Sequence[int] = (0,),
 ) -> ExpertTrajectory:
-    """An expert who presses `presses` over and over; what it saw is computed, not played.
+    """Return the trajectory of an expert who presses `presses` over and over; its observations are computed.
 
     Args:
         task: of the game.
         length: steps.
         seed: of the reset.
-        listed: how many buttons there are, None to record no list of actions.
+        listed: number of buttons, None to record no list of actions.
         presses: numbers of the buttons.
     """
     actions = [f"press {presses[step % len(presses)]}" for step in range(length)]
@@ -344,7 +388,7 @@ def expert(
 
 
 def recorded(env: gymnasium.Env[str, str], task: str, actions: Sequence[str]) -> ExpertTrajectory:
-    """An expert who did `actions`, with what the environment shows to who plays them."""
+    """Return the trajectory of an expert who did `actions`, with the observations of the environment itself."""
     observation, info = env.reset(seed=7, options={"task": task})
     steps = []
     for action in actions:
@@ -354,5 +398,5 @@ def recorded(env: gymnasium.Env[str, str], task: str, actions: Sequence[str]) ->
 
 
 def whole(trajectory: ExpertTrajectory, index: int = 0) -> WorkUnit:
-    """Everything that can be asked of a trajectory."""
+    """Return the unit of every state of a trajectory."""
     return WorkUnit(index, trajectory, tuple(StateRequest(step) for step in range(len(trajectory.steps))))

@@ -54,7 +54,7 @@ def worker(tp: int, pp: int, packed: bool, dtype: str = "float32") -> Any:
 
 
 def step(actor: Any, rows: list[Row]) -> dict[str, Any] | None:
-    """One mini-batch through `update_actor`: loss, norm of the gradient, sums per objective; None without outputs."""
+    """Send one mini-batch through `update_actor`: loss, gradient norm, means per objective; None without outputs."""
     from verl.utils import tensordict_utils as tu
 
     from verl_ee.objectives.examples import Example
@@ -86,7 +86,7 @@ def weights(actor: Any) -> dict[str, Any]:
 def stage(
     batches: list[list[Row]], stage: Any, packed: bool, tp: int, pp: int, into: str, dtype: str = "float32"
 ) -> Any:
-    """A stage that is saved in its middle, gone on with on the same and on another worker, and handed over."""
+    """Train a stage and save it in its middle; the same and another worker go on with it; then hand over."""
     import torch
 
     half, total = len(batches) // 2, len(batches)
@@ -127,7 +127,7 @@ def stage(
 
 
 def weights_alone(batches: list[list[Row]], stage: Any, tp: int, pp: int, into: str) -> Any:
-    """In bfloat16, a stage's weights loaded by a fresh worker that takes a step of next to nothing."""
+    """Load a stage's weights in bfloat16 into a fresh worker, which takes a step of next to nothing."""
     actor = worker(tp, pp, True, "bfloat16")
     actor.begin_stage(stage, len(batches))
     for rows in batches:
@@ -143,7 +143,7 @@ def weights_alone(batches: list[list[Row]], stage: Any, tp: int, pp: int, into: 
 
 
 def group(batches: list[list[Row]], stage: Any, tp: int, pp: int) -> Any:
-    """The first steps of a stage on a stock worker group of Ray's."""
+    """Take the first steps of a stage on a stock worker group of Ray's."""
     import hydra
     import ray
     from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup

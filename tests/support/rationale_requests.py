@@ -1,22 +1,23 @@
-"""Twelve states, of which a scripted server is asked for rationales, and what that leaves on disk."""
+"""Twelve states, the rationales that a scripted server writes for them, and the files of these."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 # The first request imports it, which may take longer than a slow server is given.
 import openai.resources.chat.completions  # noqa: F401
 import pytest
 from support.game_collections import write_here
 from support.scripted_server import KEY, MODEL, READ, WRITTEN, Endpoint, Reply, Script
+from support.stage_worlds import config
 
-from verl_ee.config import EndpointConfig
+from verl_ee.config import WriterConfig
 from verl_ee.envs.household.env import Household
 from verl_ee.experience.files.parquet import read_table
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import read_branches
 from verl_ee.objectives.endpoint import EndpointWriter
 from verl_ee.objectives.reflection.gates import GATES
@@ -25,24 +26,25 @@ from verl_ee.objectives.reflection.rationales import (
     RATIONALES_FILE,
     Rationale,
     read_rationales,
-    write_rationale_file,
+    write_rationales,
 )
 from verl_ee.objectives.reflection.situations import Situation, situations
 
 VARIABLE = "VERL_EE_TEST_KEY"
-WORTH = READ + WRITTEN
+TOKENS_PER_ANSWER = READ + WRITTEN
 MAX_TOKENS = 64
+LEDGER = "spending.json"
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[Situation]:
+def states(tmp_path_factory: pytest.TempPathFactory) -> list[Situation]:
     """Twelve states of the household, each with a prompt of its own."""
     folder = tmp_path_factory.mktemp("store")
-    trajectories = [Household().expert_trajectory(f"train/{number}") for number in range(4)]
+    trajectories = [Household().expert_trajectory(f"train/{index}") for index in range(4)]
     write_here(folder, Household, trajectories, 2)
-    states = situations(trajectories, read_branches(folder), 8)[:12]
-    assert len({prompt_of(state) for state in states}) == 12
-    return states
+    twelve = situations(trajectories, read_branches(folder), 8)[:12]
+    assert len({prompt_of(state) for state in twelve}) == 12
+    return twelve
 
 
 @pytest.fixture(autouse=True)
@@ -61,19 +63,22 @@ def prompt_of(state: Situation) -> str:
     return json.dumps(state.prompt)
 
 
-def config_of(server: Endpoint, **values: Any) -> EndpointConfig:
-    given = {"url": server.url, "model": MODEL, "key_variable": VARIABLE, "concurrency": 4, "retries": 2}
-    return EndpointConfig(**{**given, "timeout": 20.0, "max_failures": 3, **values})
+def writer_config(server: Endpoint, **changes: object) -> WriterConfig:
+    """The writer `server` of a job; `changes` are keys of its endpoint."""
+    endpoint: dict[str, object] = {"url": server.url, "model": MODEL, "key_variable": VARIABLE, "concurrency": 4}
+    endpoint |= {"retries": 2, "timeout": 20.0, "max_failures": 3, **changes}
+    writer = {"kind": "endpoint", "endpoint": endpoint, "temperature": 0.9, "max_tokens": MAX_TOKENS}
+    return config({"imitation": {}}, writers={"server": writer}).writer("server")
 
 
-def ask(server: Endpoint, found: list[Situation], folder: Path, **values: Any) -> list[Rationale]:
+def write_missing(server: Endpoint, states: list[Situation], folder: Path, **changes: object) -> list[Rationale]:
     """Have everything written that has not been, as a command and its repetition do."""
-    writer = EndpointWriter(config_of(server, **values), 0.9, MAX_TOKENS, folder / "spending.json", pause=0.001)
-    return write_rationale_file(folder, found, writer, tuple(GATES), 0.0)
+    writer = EndpointWriter(writer_config(server, **changes), folder / LEDGER, pause=0.001)
+    return write_rationales(folder, states, writer, tuple(GATES), 0.0)
 
 
-def places(states: list[Any]) -> list[tuple[int, int]]:
-    return [(state.trajectory, state.step) for state in states]
+def refs_of(items: Sequence[Situation] | Sequence[Rationale]) -> list[StateRef]:
+    return [item.ref for item in items]
 
 
 def fails_for(states: list[Situation], reply: Reply, times: int | None = None) -> Script:
@@ -94,14 +99,14 @@ def fails_after(answers: int, reply: Reply) -> Script:
     return script
 
 
-def check_whole(folder: Path, found: list[Situation]) -> None:
+def check_whole(folder: Path, states: list[Situation]) -> None:
     """The file has each state once, and nothing is left beside it."""
-    assert places(read_rationales(folder)) == places(found)
-    assert sorted(path.name for path in folder.iterdir()) == [RATIONALES_FILE, "spending.json"]
+    assert refs_of(read_rationales(folder)) == refs_of(states)
+    assert sorted(path.name for path in folder.iterdir()) == [RATIONALES_FILE, LEDGER]
 
 
-def kept(folder: Path) -> list[tuple[int, int]]:
+def kept_refs(folder: Path) -> list[StateRef]:
     """States that a run which stopped has left on disk."""
     assert not (folder / RATIONALES_FILE).exists()
-    files = [path for path in folder.rglob("*.parquet")]
-    return [(row["trajectory"], row["step"]) for path in files for row in read_table(path, RATIONALE_SCHEMA)]
+    rows = [row for path in folder.rglob("*.parquet") for row in read_table(path, RATIONALE_SCHEMA)]
+    return [Rationale.from_row(row).ref for row in rows]

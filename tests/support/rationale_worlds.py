@@ -1,4 +1,4 @@
-"""Households with what was executed in them, made-up situations, and a writer that follows a script."""
+"""Households with executed branches, made-up situations, and a writer that follows a script."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from verl_ee.errors import ExampleError
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import ExecutedBranch, read_branches
-from verl_ee.objectives.reflection.situations import Situation
+from verl_ee.objectives.reflection.situations import Situation, situations
 from verl_ee.objectives.reflection.template_writer import TemplateWriter
 from verl_ee.prompts.state import State
 
@@ -26,11 +26,14 @@ GOOD = "The task is clear to me, and this brings it a little further."
 
 @dataclass(frozen=True)
 class Branched:
-    """Expert trajectories, and the store of what was executed at their states."""
+    """Expert trajectories, and the store of the branches at their states."""
 
     folder: Path
     trajectories: list[ExpertTrajectory]
-    outcomes: list[ExecutedBranch]
+    branches: list[ExecutedBranch]
+
+    def situations(self, k: int | None = None) -> list[Situation]:
+        return situations(self.trajectories, self.branches, HISTORY, k)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +45,14 @@ def household(tmp_path_factory: pytest.TempPathFactory) -> Branched:
     return Branched(folder, trajectories, read_branches(folder))
 
 
+@pytest.fixture
+def twenty(household: Branched) -> list[Situation]:
+    """Twenty situations of several trajectories."""
+    return household.situations()[:20]
+
+
 class Scripted:
-    """A writer of given texts, which repeat; it can die or stop, and it remembers what it was asked.
+    """A writer of given texts, which repeat; it can die or stop, and it remembers its requests.
 
     Args:
         texts: what it writes.
@@ -51,29 +60,29 @@ class Scripted:
         stops_at: situations after which it writes no more.
     """
 
-    name = "scripted"
+    kind = "scripted"
 
     def __init__(self, *texts: str, dies_at: int | None = None, stops_at: int | None = None) -> None:
         self.texts, self.dies_at, self.stops_at = texts, dies_at, stops_at
-        self.asked: list[tuple[int, int]] = []
+        self.requested: list[StateRef] = []
         self.calls = 0
         self.stop: ExampleError | None = None
 
-    def write(self, found: Sequence[Situation]) -> Sequence[str | None]:
+    def write(self, situations: Sequence[Situation]) -> Sequence[str | None]:
         if self.calls == self.dies_at:
             raise KeyboardInterrupt
         self.calls += 1
-        return [self._one(item) for item in found]
+        return [self._text(item) for item in situations]
 
-    def _one(self, item: Situation) -> str | None:
-        if len(self.asked) == self.stops_at:
+    def _text(self, item: Situation) -> str | None:
+        if len(self.requested) == self.stops_at:
             self.stop = ExampleError("That is enough.")
             return None
-        self.asked.append((item.trajectory, item.step))
-        return self.texts[item.step % len(self.texts)]
+        self.requested.append(item.ref)
+        return self.texts[item.ref.step % len(self.texts)]
 
 
-def outcome(
+def branch(
     action: str,
     observation: str = "Nothing happens.",
     proposer: str = "policy",
@@ -81,12 +90,17 @@ def outcome(
     valid: bool = True,
     done: bool = False,
 ) -> ExecutedBranch:
-    executed = Outcome(action, observation, valid, done)
-    return ExecutedBranch(StateRef(0, step), proposer, f"key of {action}", executed)
+    outcome = Outcome(action, observation, valid, done)
+    return ExecutedBranch(StateRef(0, step), proposer, f"key of {action}", outcome)
+
+
+def expert_branches(expert: ExpertTrajectory) -> list[ExecutedBranch]:
+    """The expert's own action, executed in each state."""
+    return [branch(item.action, proposer="expert", step=step) for step, item in enumerate(expert.steps)]
 
 
 def trajectory(*actions: str, listed: bool = False) -> ExpertTrajectory:
-    """An expert in a world of its own, which says what was done so far."""
+    """An expert in a world of its own, which tells the number of the step."""
     steps = tuple(
         ExpertStep(f"Room {number}.", action, f"I think {number}.", (action, "sit down") if listed else None)
         for number, action in enumerate(actions)
@@ -95,9 +109,9 @@ def trajectory(*actions: str, listed: bool = False) -> ExpertTrajectory:
 
 
 def situation(state: State, expert: ExecutedBranch, *others: ExecutedBranch) -> Situation:
-    return Situation(0, 0, state, expert.outcome.action, expert, others)
+    return Situation(StateRef(0, 0), state, expert.outcome.action, expert, others)
 
 
-def written(found: Situation) -> str:
-    (text,) = TemplateWriter().write([found])
+def written(to_explain: Situation) -> str:
+    (text,) = TemplateWriter().write([to_explain])
     return text

@@ -44,33 +44,33 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_an_action_waits_for_the_end_of_the_body(package: Path) -> None:
-    seen: list[tuple[str, int, bool]] = []
-    after_import(f"{NAME}.part", lambda module: seen.append((module.__name__, module.value, module.last)))
+    noted: list[tuple[str, int, bool]] = []
+    after_import(f"{NAME}.part", lambda module: noted.append((module.__name__, module.value, module.last)))
     importlib.import_module(NAME)
-    assert seen == []
+    assert noted == []
     module = importlib.import_module(f"{NAME}.part")
-    assert seen == [(f"{NAME}.part", 2, True)]
+    assert noted == [(f"{NAME}.part", 2, True)]
     assert sys.modules[f"{NAME}.part"] is module
     importlib.import_module(f"{NAME}.part")
-    assert len(seen) == 1
+    assert len(noted) == 1
 
 
 def test_an_action_runs_at_once_where_the_module_is_there(package: Path) -> None:
     module = importlib.import_module(f"{NAME}.part")
-    seen: list[ModuleType] = []
-    after_import(f"{NAME}.part", seen.append)
-    assert seen == [module]
+    noted: list[ModuleType] = []
+    after_import(f"{NAME}.part", noted.append)
+    assert noted == [module]
 
 
 def test_several_actions_run_in_the_order_in_which_they_came(package: Path) -> None:
-    seen: list[str] = []
+    noted: list[str] = []
     for name in ("first", "second", "third"):
-        after_import(f"{NAME}.part", lambda _, name=name: seen.append(name))
-    after_import(NAME, lambda _: seen.append("package"))
+        after_import(f"{NAME}.part", lambda _, name=name: noted.append(name))
+    after_import(NAME, lambda _: noted.append("package"))
     importlib.import_module(f"{NAME}.part")
-    assert seen == ["package", "first", "second", "third"]
-    after_import(f"{NAME}.part", lambda _: seen.append("late"))
-    assert seen[4:] == ["late"]
+    assert noted == ["package", "first", "second", "third"]
+    after_import(f"{NAME}.part", lambda _: noted.append("late"))
+    assert noted[4:] == ["late"]
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_several_actions_run_in_the_order_in_which_they_came(package: Path) -> N
     ],
 )
 def test_every_way_to_import_triggers_the_action_once(package: Path, statement: str) -> None:
-    seen: list[int] = []
-    after_import(f"{NAME}.deep.inner", lambda module: seen.append(module.answer()))
+    noted: list[int] = []
+    after_import(f"{NAME}.deep.inner", lambda module: noted.append(module.answer()))
     exec(statement, {})
-    assert seen == [42]
+    assert noted == [42]
 
 
 def test_what_an_action_changes_is_what_importers_get(package: Path) -> None:
@@ -152,15 +152,15 @@ def test_an_error_of_an_action_surfaces_at_the_import(package: Path) -> None:
 
 
 def test_an_action_may_add_a_hook(package: Path) -> None:
-    seen: list[str] = []
+    noted: list[str] = []
 
     def chain(module: ModuleType) -> None:
-        after_import(f"{NAME}.deep.inner", lambda inner: seen.append(inner.__name__))
-        after_import(module.__name__, lambda again: seen.append(again.__name__))
+        after_import(f"{NAME}.deep.inner", lambda inner: noted.append(inner.__name__))
+        after_import(module.__name__, lambda again: noted.append(again.__name__))
 
     after_import(NAME, chain)
     importlib.import_module(f"{NAME}.deep")
-    assert seen == [NAME, f"{NAME}.deep.inner"]
+    assert noted == [NAME, f"{NAME}.deep.inner"]
 
 
 def test_a_module_that_another_finder_finds_is_hooked_too(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,13 +171,13 @@ def test_a_module_that_another_finder_finds_is_hooked_too(package: Path, monkeyp
             return spec if name == "hooked_elsewhere" else None
 
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Elsewhere()])
-    seen: list[int] = []
-    after_import("hooked_elsewhere", lambda module: seen.append(module.answer()))
+    noted: list[int] = []
+    after_import("hooked_elsewhere", lambda module: noted.append(module.answer()))
     try:
         importlib.import_module("hooked_elsewhere")
     finally:
         sys.modules.pop("hooked_elsewhere", None)
-    assert seen == [42]
+    assert noted == [42]
 
 
 def test_the_hooks_load_nothing_heavy() -> None:

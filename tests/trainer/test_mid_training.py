@@ -63,11 +63,11 @@ def test_nothing_is_done_twice_beyond_the_newest_checkpoint(
 
 
 def test_metrics_have_every_step_once(undisturbed: tuple[Path, Any], killed: tuple[Path, Any, Any]) -> None:
-    expected, found = (
+    expected, resumed = (
         (folder / "early_experience/metrics.jsonl").read_text().splitlines() for folder in (undisturbed[0], killed[0])
     )
-    assert found == expected
-    assert [json.loads(line)["step"] for line in found] == list(range(1, 13))
+    assert resumed == expected
+    assert [json.loads(line)["step"] for line in resumed] == list(range(1, 13))
 
 
 def test_of_a_stage_its_last_checkpoint_is_kept(killed: tuple[Path, Any, Any]) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from support.game_collections import write_here
 from support.recording_stages import recorded_stages
+from support.stage_worlds import write_branches
 
 from verl_ee.config import EarlyExperienceConfig, parse
 from verl_ee.config.group import compose
@@ -45,7 +45,7 @@ def calls(early: EarlyExperienceConfig, tmp_path: Path, monkeypatch: pytest.Monk
 
         def run(self, *_: Any) -> CollectionResult:
             calls.append("collect")
-            write_here(self.folder, Household, self.trajectories, 2)
+            write_branches(self.folder, self.trajectories, 2, 0)
             return CollectionResult()
 
     monkeypatch.setattr(data_preparation, "Collection", CollectionHere)

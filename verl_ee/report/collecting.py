@@ -77,8 +77,7 @@ def check_text(env: gymnasium.Env[str, str], trajectory: ExpertTrajectory, check
     for trial in check.trials:
         measured = f"{trial.branches} branches, {trial.milliseconds:.3f} ms each"
         lines.append(f"{trial.restore:9} {'no: ' + trial.problem if trial.problem else measured}")
-    usable = next((trial.restore for trial in check.trials if not trial.problem), None)
-    lines.append(f"\nrestore=auto uses {usable}" if check.good else "\nThis environment cannot be branched.")
+    lines.append(f"\nrestore=auto uses {check.automatic or 'none of them'}" if check.good else "\nThis environment cannot be branched.")
     return "\n".join(lines)
 
 

@@ -1,11 +1,10 @@
-"""Branching in one process, every way back to a state: each is proved before it is used, and nothing is invented."""
+"""Branching in one process by every method: each state is proved before it is used, and nothing is invented."""
 
 from __future__ import annotations
 
 import mmap
 import random
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,17 +18,17 @@ from verl_ee.envs.household.env import Household
 from verl_ee.envs.household.text import IMPOSSIBLE
 from verl_ee.experience.branching.brancher import branch
 from verl_ee.experience.branching.fork import ForkRestore
-from verl_ee.experience.branching.protocol import StateRequest, StateResult, Usage, WorkUnit, env_steps_of
-from verl_ee.experience.outcome import Outcome
+from verl_ee.experience.branching.protocol import StateRequest, StateResult, Usage, WorkUnit
 from verl_ee.experience.branching.replayer import TRIES
 from verl_ee.experience.branching.restore import ReplayRestore, RestoreMethod, SnapshotRestore
 from verl_ee.experience.branching.session import EnvironmentSession
+from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.proposers import sample_admissible, seed_of
 from verl_ee.prompts.actions import canonical
 
 CONFIG = CollectConfig(k=3)
 Info = dict[str, Any]
-Result = tuple[str, Any, bool, bool, Info]
+StepReturn = tuple[str, Any, bool, bool, Info]
 
 
 class Untouchable:
@@ -46,32 +45,32 @@ class Untouchable:
 class Unpaid(Household):
     """Its reward and its success may not be looked at."""
 
-    def step(self, action: str) -> Result:
+    def step(self, action: str) -> StepReturn:
         observation, _, terminated, truncated, info = super().step(action)
         return observation, Untouchable(), terminated, truncated, info | {"success": Untouchable()}
 
 
 class Forgetful(SavedGame):
-    """Shows something else in the state after `path` once `after` actions have been taken there, by whatever fork."""
+    """Shows something else in one state once `after` actions have been taken there, by whatever fork."""
 
-    def __init__(self, path: list[str], after: int) -> None:
+    def __init__(self, lost_path: list[str], after: int) -> None:
         super().__init__()
-        self.path, self.after, self.taken = path, after, mmap.mmap(-1, 1)
+        self.lost_path, self.after, self.taken = lost_path, after, mmap.mmap(-1, 1)
 
-    def step(self, action: str) -> Result:
-        if self.done == self.path:
+    def step(self, action: str) -> StepReturn:
+        if self.path == self.lost_path:
             self.taken[0] += 1
         return super().step(action)
 
-    def seen(self) -> tuple[str, Info]:
-        observation, info = super().seen()
-        lost = self.done == self.path and self.taken[0] >= self.after
+    def view(self) -> tuple[str, Info]:
+        observation, info = super().view()
+        lost = self.path == self.lost_path and self.taken[0] >= self.after
         return "You are lost." if lost else observation, info
 
 
 @pytest.fixture(params=[SnapshotRestore, ForkRestore, ReplayRestore], ids=lambda restore: restore.name)
 def restore(request: pytest.FixtureRequest) -> RestoreMethod:
-    """Every promise holds for each way back."""
+    """Every promise holds for each method to restore a state."""
     chosen: RestoreMethod = request.param()
     return chosen
 
@@ -82,7 +81,7 @@ def trajectory() -> ExpertTrajectory:
     return Household().expert_trajectory("train/0")
 
 
-def answers_of(
+def results_of(
     env: gymnasium.Env[str, str], restore: RestoreMethod, unit: WorkUnit, config: CollectConfig = CONFIG
 ) -> tuple[list[StateResult], Usage]:
     """What branching a unit gives, and what it took."""
@@ -106,55 +105,61 @@ def played(task: str, actions: list[str]) -> Outcome:
 
 
 @pytest.mark.parametrize("task", ["train/0", "train/11", "seen/3", "unseen/5"])
-def test_every_way_gives_what_straight_play_gives(task: str, restore: RestoreMethod) -> None:
+def test_every_method_gives_what_straight_play_gives(task: str, restore: RestoreMethod) -> None:
     trajectory = Household().expert_trajectory(task)
     actions = [step.action for step in trajectory.steps]
-    answers, _ = answers_of(Household(), restore, whole(trajectory, 4))
-    assert [(answer.index, answer.step) for answer in answers] == [(4, step) for step in range(len(actions))]
-    for step, answer in enumerate(answers):
-        assert answer.expert == played(task, actions[: step + 1])
-        assert answer.outcomes == tuple(played(task, [*actions[:step], action]) for action in answer.actions)
-        assert len(answer.outcomes) == CONFIG.k
-        assert (answer.faults, answer.lost) == ((), False)
+    results, _ = results_of(Household(), restore, whole(trajectory, 4))
+    assert [(result.ref.trajectory, result.ref.step) for result in results] == [
+        (4, step) for step in range(len(actions))
+    ]
+    for step, result in enumerate(results):
+        assert result.expert_outcome == played(task, actions[: step + 1])
+        assert result.outcomes == tuple(played(task, [*actions[:step], action]) for action in result.alternatives)
+        assert len(result.outcomes) == CONFIG.k
+        assert (result.faults, result.lost) == ((), False)
     recorded = [*[step.observation for step in trajectory.steps[1:]], trajectory.final_observation]
-    assert [answer.expert.observation for answer in answers if answer.expert] == recorded
-    assert [answer.expert.done for answer in answers if answer.expert] == [False] * (len(actions) - 1) + [True]
+    assert [result.expert_outcome.observation for result in results if result.expert_outcome] == recorded
+    assert [result.expert_outcome.done for result in results if result.expert_outcome] == [False] * (
+        len(actions) - 1
+    ) + [True]
 
 
 def test_an_action_that_the_environment_refuses_or_that_ends_it_is_marked(restore: RestoreMethod) -> None:
     trajectory = expert(length=3, listed=2)
-    answers, _ = answers_of(SavedGame(listed=2), restore, whole(trajectory))
-    for step, answer in enumerate(answers):
+    results, _ = results_of(SavedGame(listed=2), restore, whole(trajectory))
+    for step, result in enumerate(results):
         expected = {
             Outcome(action, shown("game 0", 7, ["press 0"] * step + [action]), action != "jam", action == "stop")
             for action in ("press 1", "stop", "jam")
         }
-        assert set(answer.outcomes) == expected
+        assert set(result.outcomes) == expected
 
 
-def test_the_experts_own_outcome_is_left_out_if_it_is_not_asked_for(
+def test_the_experts_own_outcome_is_left_out_if_it_is_not_requested(
     restore: RestoreMethod, trajectory: ExpertTrajectory
 ) -> None:
     unit = whole(trajectory)
-    both, _ = answers_of(Household(), restore, unit)
-    alone, _ = answers_of(
-        Household(), restore, replace(unit, requests=tuple(replace(ask, expert=False) for ask in unit.requests))
+    both, _ = results_of(Household(), restore, unit)
+    alone, _ = results_of(
+        Household(),
+        restore,
+        replace(unit, requests=tuple(replace(request, include_expert=False) for request in unit.requests)),
     )
-    assert all(answer.expert is None for answer in alone)
-    assert [answer.outcomes for answer in alone] == [answer.outcomes for answer in both]
+    assert all(result.expert_outcome is None for result in alone)
+    assert [result.outcomes for result in alone] == [result.outcomes for result in both]
 
 
-def test_what_is_known_or_named_decides_what_is_executed(restore: RestoreMethod) -> None:
+def test_named_alternatives_are_executed_unless_their_outcome_is_known(restore: RestoreMethod) -> None:
     trajectory = expert(length=4)
     requests = (
-        StateRequest(1, ("press 3", "press 4", "sing"), known=("press 4",), expert=False),
-        StateRequest(3, ("press 5", " 'press 6'. "), known=("press 6", "press 5"), expert=True),
+        StateRequest(1, ("press 3", "press 4", "sing"), known=("press 4",), include_expert=False),
+        StateRequest(3, ("press 5", " 'press 6'. "), known=("press 6", "press 5"), include_expert=True),
     )
-    answers, _ = answers_of(SavedGame(), restore, WorkUnit(2, trajectory, requests))
-    assert [answer.actions for answer in answers] == [ask.actions for ask in requests]
-    assert [[executed.action for executed in answer.outcomes] for answer in answers] == [["press 3", "sing"], []]
-    assert answers[0].expert is None
-    assert answers[1].expert == Outcome("press 0", shown("game 0", 7, ["press 0"] * 4), True, False)
+    results, _ = results_of(SavedGame(), restore, WorkUnit(2, trajectory, requests))
+    assert [result.alternatives for result in results] == [request.alternatives for request in requests]
+    assert [[outcome.action for outcome in result.outcomes] for result in results] == [["press 3", "sing"], []]
+    assert results[0].expert is None
+    assert results[1].expert == Outcome("press 0", shown("game 0", 7, ["press 0"] * 4), True, False)
 
 
 @pytest.mark.parametrize("k", [1, 4, 8, 100])
@@ -213,8 +218,8 @@ def test_the_choice_depends_on_seed_task_and_step_alone() -> None:
 
     def choices(units: list[WorkUnit], seed: int) -> dict[tuple[int, int], tuple[str, ...]]:
         config, env = CollectConfig(k=2, seed=seed), Household()
-        answers = [answer for unit in units for answer in answers_of(env, SnapshotRestore(), unit, config)[0]]
-        return {(answer.index, answer.step): answer.actions for answer in answers}
+        results = [result for unit in units for result in results_of(env, SnapshotRestore(), unit, config)[0]]
+        return {(result.ref.trajectory, result.ref.step): result.alternatives for result in results}
 
     random.seed(1)
     before = random.getstate()
@@ -224,7 +229,10 @@ def test_the_choice_depends_on_seed_task_and_step_alone() -> None:
     assert choices(units[::-1], 0) == first
     assert choices(units, 1) != first
     assert choices([replace(unit, requests=unit.requests[3:]) for unit in units], 0).items() <= first.items()
-    moved = [replace(unit, index=unit.index + 9, trajectory=replace(unit.trajectory, seed=5)) for unit in units]
+    moved = [
+        replace(unit, trajectory_index=unit.trajectory_index + 9, trajectory=replace(unit.trajectory, seed=5))
+        for unit in units
+    ]
     assert {(index - 9, step): actions for (index, step), actions in choices(moved, 0).items()} == first
 
 
@@ -236,9 +244,9 @@ def test_collecting_reads_no_reward(trajectory: ExpertTrajectory, restore: Resto
         for value in (reward, info["success"]):
             with pytest.raises(AssertionError):
                 use(value)
-    unpaid, _ = answers_of(env, restore, whole(trajectory))
-    assert unpaid == answers_of(Household(), restore, whole(trajectory))[0]
-    assert not any(answer.faults for answer in unpaid)
+    unpaid, _ = results_of(env, restore, whole(trajectory))
+    assert unpaid == results_of(Household(), restore, whole(trajectory))[0]
+    assert not any(result.faults for result in unpaid)
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
@@ -247,17 +255,17 @@ def test_a_state_that_changes_while_it_is_branched_is_tried_again_and_then_repor
 ) -> None:
     trajectory = expert(length=5)
     env = Forgetful(["press 0"] * 2, after)
-    answers, _ = answers_of(env, restore, whole(trajectory, 6))
-    lost = [answer.step for answer in answers if answer.lost]
+    results, _ = results_of(env, restore, whole(trajectory, 6))
+    lost = [result.ref.step for result in results if result.lost]
     if restore.name == "fork" and after:
         # A child's steps are not seen by the parent, which comes by the state once.
         assert lost == []
         return
     assert lost == ([2, 3, 4] if after == 0 else [3, 4])
-    first = answers[lost[0]]
+    first = results[lost[0]]
     assert len(first.faults) == TRIES
     for fault in first.faults:
-        assert (fault.trajectory, fault.step, fault.kind) == (6, lost[0], "observation")
+        assert (fault.ref, fault.kind) == (StateRef(6, lost[0]), "observation")
         for word in ("at step 2", "'You are lost.'", repr(trajectory.steps[2].observation)):
             assert word in fault.message
 
@@ -265,15 +273,17 @@ def test_a_state_that_changes_while_it_is_branched_is_tried_again_and_then_repor
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_nothing_wrong_is_kept_of_a_state_that_changes(restore: RestoreMethod, after: int) -> None:
     trajectory = expert(length=5)
-    answers, _ = answers_of(Forgetful(["press 0"] * 2, after), restore, whole(trajectory))
-    for answer in answers:
-        path = ["press 0"] * answer.step
-        for executed in (*answer.outcomes, *([answer.expert] if answer.expert else [])):
-            assert executed.observation == shown("game 0", 7, [*path, executed.action])
-        if not answer.lost:
-            gone = [fault.action for fault in answer.faults if fault.action]
-            had = [executed.action for executed in (*answer.outcomes, *([answer.expert] if answer.expert else []))]
-            assert sorted(had + gone) == sorted((*answer.actions, "press 0"))
+    results, _ = results_of(Forgetful(["press 0"] * 2, after), restore, whole(trajectory))
+    for result in results:
+        path = ["press 0"] * result.ref.step
+        expert_outcomes = [result.expert_outcome] if result.expert_outcome else []
+        outcomes = [*result.outcomes, *expert_outcomes]
+        for outcome in outcomes:
+            assert outcome.observation == shown("game 0", 7, [*path, outcome.action])
+        if not result.lost:
+            failed = [fault.action for fault in result.faults if fault.action]
+            executed = [outcome.action for outcome in outcomes]
+            assert sorted(executed + failed) == sorted((*result.alternatives, "press 0"))
 
 
 @pytest.mark.parametrize(
@@ -291,26 +301,26 @@ def test_an_expert_who_saw_or_did_something_else_is_noticed(
     trajectory: ExpertTrajectory, restore: RestoreMethod, index: int, values: Info, words: list[str]
 ) -> None:
     wrong = with_step(trajectory, index, **values)
-    answers, _ = answers_of(Household(), restore, whole(wrong, 9))
+    results, _ = results_of(Household(), restore, whole(wrong, 9))
     reached = int(words[0].removeprefix("step "))
-    assert [answer.lost for answer in answers] == [step >= reached for step in range(len(answers))]
-    for answer in answers[reached:]:
-        for word in ("trajectory 9", f"step {answer.step}", *words):
-            assert word in str(answer.faults[-1])
-        assert (answer.outcomes, answer.expert) == ((), None)
-    for step, answer in enumerate(answers[:reached]):
-        actions = [done.action for done in wrong.steps[:step]]
-        assert answer.outcomes == tuple(played("train/0", [*actions, action]) for action in answer.actions)
+    assert [result.lost for result in results] == [step >= reached for step in range(len(results))]
+    for result in results[reached:]:
+        for word in ("trajectory 9", f"step {result.ref.step}", *words):
+            assert word in str(result.faults[-1])
+        assert (result.outcomes, result.expert_outcome) == ((), None)
+    for step, result in enumerate(results[:reached]):
+        actions = [step.action for step in wrong.steps[:step]]
+        assert result.outcomes == tuple(played("train/0", [*actions, action]) for action in result.alternatives)
         # What led to another state than the recorded one is no outcome of the expert's.
-        assert (answer.expert is None) == (step == reached - 1)
-        assert [fault.action for fault in answer.faults] == [wrong.steps[step].action] * (step == reached - 1)
+        assert (result.expert_outcome is None) == (step == reached - 1)
+        assert [fault.action for fault in result.faults] == [wrong.steps[step].action] * (step == reached - 1)
 
 
 def test_an_expert_whose_last_action_led_elsewhere_is_noticed(
     trajectory: ExpertTrajectory, restore: RestoreMethod
 ) -> None:
     wrong = replace(trajectory, final_observation="You see a dragon.")
-    *_, last = answers_of(Household(), restore, whole(wrong))[0]
+    *_, last = results_of(Household(), restore, whole(wrong))[0]
     assert (last.lost, last.expert, len(last.outcomes)) == (False, None, CONFIG.k)
     assert last.faults[-1].action == trajectory.steps[-1].action
     assert "'You see a dragon.'" in str(last.faults[-1])
@@ -319,11 +329,11 @@ def test_an_expert_whose_last_action_led_elsewhere_is_noticed(
 def test_an_episode_that_ends_before_the_expert_did_is_noticed(
     trajectory: ExpertTrajectory, restore: RestoreMethod
 ) -> None:
-    answers, _ = answers_of(Household(max_steps=3), restore, whole(trajectory, 2))
-    assert [answer.lost for answer in answers] == [step > 3 for step in range(len(answers))]
-    assert [len(answer.outcomes) for answer in answers[:4]] == [CONFIG.k] * 3 + [0]
-    for fault in (answers[3].faults[-1], answers[4].faults[-1]):
-        assert (fault.trajectory, fault.kind) == (2, "raised")
+    results, _ = results_of(Household(max_steps=3), restore, whole(trajectory, 2))
+    assert [result.lost for result in results] == [step > 3 for step in range(len(results))]
+    assert [len(result.outcomes) for result in results[:4]] == [CONFIG.k] * 3 + [0]
+    for fault in (results[3].faults[-1], results[4].faults[-1]):
+        assert (fault.ref.trajectory, fault.kind) == (2, "raised")
         assert "The episode has ended" in fault.message
 
 
@@ -331,51 +341,18 @@ def test_an_action_with_which_the_episode_runs_out_ends_it(
     trajectory: ExpertTrajectory, restore: RestoreMethod
 ) -> None:
     length = len(trajectory.steps)
-    answers, _ = answers_of(Household(max_steps=length), restore, whole(trajectory))
-    for step, answer in enumerate(answers):
-        assert {done.done for done in answer.outcomes} == {step == length - 1}
-
-
-def some(*steps: int, expert: bool = True, actions: int | None = None, known: int = 0) -> tuple[StateRequest, ...]:
-    """Asks for states, for their own choice of alternatives or for `actions` named ones, `known` of them known."""
-    named = None if actions is None else tuple(f"press {number + 1}" for number in range(actions))
-    return tuple(StateRequest(step, named, (named or ())[:known], expert) for step in steps)
-
-
-SHAPES: dict[str, Callable[[], tuple[StateRequest, ...]]] = {
-    "whole": lambda: some(*range(8)),
-    "without-expert": lambda: some(*range(8), expert=False),
-    "one-state": lambda: some(3),
-    "one-state-without-expert": lambda: some(3, expert=False),
-    "first": lambda: some(0, expert=False),
-    "last": lambda: some(7),
-    "gaps": lambda: some(1, 2, 5),
-    "gaps-without-expert": lambda: some(1, 2, 5, expert=False),
-    "named": lambda: some(0, 4, 7, actions=5),
-    "known": lambda: some(0, 4, 7, actions=5, known=2),
-    "all-known": lambda: some(2, 6, actions=4, known=4),
-    "nothing-but-walk": lambda: some(5, actions=0),
-    "expert-early": lambda: (*some(1, actions=2), *some(6, actions=2, expert=False)),
-    "expert-one-before": lambda: (*some(1, actions=2), *some(2, actions=2, expert=False)),
-    "expert-only-late": lambda: (*some(1, actions=2, expert=False), *some(6, actions=0)),
-    "known-late": lambda: (*some(1, actions=2), *some(6, actions=2, known=2)),
-}
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_steps_of_a_unit_are_known_beforehand(restore: RestoreMethod, shape: str) -> None:
-    unit = WorkUnit(0, expert(length=8), SHAPES[shape]())
-    _, usage = answers_of(SavedGame(), restore, unit)
-    assert usage.env_steps == env_steps_of(unit, restore.name, CONFIG.k)
+    results, _ = results_of(Household(max_steps=length), restore, whole(trajectory))
+    for step, result in enumerate(results):
+        assert {outcome.done for outcome in result.outcomes} == {step == length - 1}
 
 
 @pytest.mark.parametrize(("length", "k"), [(1, 1), (6, 3), (12, 9)])
 def test_a_walk_takes_one_step_for_each_transition(length: int, k: int) -> None:
     for restore in (SnapshotRestore(), ForkRestore()):
-        answers, usage = answers_of(SavedGame(), restore, whole(expert(length=length)), CollectConfig(k=k))
+        results, usage = results_of(SavedGame(), restore, whole(expert(length=length)), CollectConfig(k=k))
         assert usage == Usage(env_steps=length * (k + 1), resets=1)
-        assert sum(len(answer.outcomes) + 1 for answer in answers) == length * (k + 1)
-        assert sum((answer.usage for answer in answers), Usage()) == usage
+        assert sum(len(result.outcomes) + 1 for result in results) == length * (k + 1)
+        assert sum((result.usage for result in results), Usage()) == usage
 
 
 def test_an_environment_that_is_used_again_begins_anew(restore: RestoreMethod) -> None:
@@ -383,13 +360,13 @@ def test_an_environment_that_is_used_again_begins_anew(restore: RestoreMethod) -
     session = EnvironmentSession(lambda: env)
     units = [whole(expert(f"game {number}"), number) for number in (0, 1, 0)]
     together = [[replace(a, usage=Usage()) for a in branch(session, restore, unit, CONFIG)] for unit in units]
-    for unit, answers in zip(units, together, strict=True):
-        alone, _ = answers_of(SavedGame(), restore, unit)
-        assert answers == [replace(answer, usage=Usage()) for answer in alone]
+    for unit, results in zip(units, together, strict=True):
+        alone, _ = results_of(SavedGame(), restore, unit)
+        assert results == [replace(result, usage=Usage()) for result in alone]
 
 
 def test_a_game_without_a_list_is_branched_with_what_it_lists_when_it_is_reached(restore: RestoreMethod) -> None:
-    listed, _ = answers_of(SavedGame(), restore, whole(expert()))
-    unlisted, _ = answers_of(SavedGame(), restore, whole(expert(listed=None)))
+    listed, _ = results_of(SavedGame(), restore, whole(expert()))
+    unlisted, _ = results_of(SavedGame(), restore, whole(expert(listed=None)))
     assert unlisted == listed
-    assert {action for answer in unlisted for action in answer.actions} <= set(Game().actions)
+    assert {action for result in unlisted for action in result.alternatives} <= set(Game().actions)

@@ -11,9 +11,9 @@ from support.games import MUCH, TOKENS, Game, SavedTrouble, Stillborn, Trouble, 
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.errors import BranchError, EnvError
 from verl_ee.experience.branching.protocol import StateRequest, StateResult, Usage, WorkUnit
-from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.branching.replayer import TRIES
 from verl_ee.experience.branching.supervisor import HostSupervisor
+from verl_ee.experience.outcome import Outcome
 
 K, LENGTH, STEP = 9, 6, 2
 TRAJECTORY = expert("game 1", LENGTH)

@@ -18,7 +18,7 @@ def read(name: str) -> Any:
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 
-SITUATIONS = {
+DRAFTS = {
     name: RationaleDraft("", given["state"], given["action"], given["outcome"], tuple(given["alternatives"]))
     for name, given in read("situations").items()
 }
@@ -26,17 +26,17 @@ REJECTED = [(gate, *case) for gate in GATES for case in read(gate)["rejected"]]
 PASSED = [(gate, *case) for gate in GATES for case in read(gate)["passed"]]
 
 
-@pytest.mark.parametrize(("gate", "place", "text", "found"), REJECTED)
-def test_a_gate_rejects_what_leaks_and_quotes_it(gate: str, place: str, text: str, found: str) -> None:
-    rationale = replace(SITUATIONS[place], text=text)
-    reason = GATES[gate](rationale)
-    assert found in reason
-    assert first_rejection(rationale, [gate]) == (gate, reason)
+@pytest.mark.parametrize(("gate", "situation", "text", "quoted"), REJECTED)
+def test_a_gate_rejects_what_leaks_and_quotes_it(gate: str, situation: str, text: str, quoted: str) -> None:
+    draft = replace(DRAFTS[situation], text=text)
+    reason = GATES[gate](draft)
+    assert quoted in reason
+    assert first_rejection(draft, [gate]) == (gate, reason)
 
 
-@pytest.mark.parametrize(("gate", "place", "text"), PASSED)
-def test_a_gate_lets_pass_what_only_looks_like_a_leak(gate: str, place: str, text: str) -> None:
-    assert GATES[gate](replace(SITUATIONS[place], text=text)) == ""
+@pytest.mark.parametrize(("gate", "situation", "text"), PASSED)
+def test_a_gate_lets_pass_what_only_looks_like_a_leak(gate: str, situation: str, text: str) -> None:
+    assert GATES[gate](replace(DRAFTS[situation], text=text)) == ""
 
 
 def test_every_gate_has_cases_of_both_kinds() -> None:
@@ -50,7 +50,7 @@ def test_every_gate_has_cases_of_both_kinds() -> None:
 @pytest.mark.parametrize(("words", "passes"), [(MIN_WORDS - 1, False), (MIN_WORDS, True), (MAX_WORDS, True)])
 def test_length_counts_words_within_its_bounds(words: int, passes: bool) -> None:
     text = " ".join(["door"] * words)
-    given = SITUATIONS["drawer"]
+    given = DRAFTS["drawer"]
     assert (not GATES["length"](replace(given, text=text))) == passes
     # A dash between words is none.
     assert (not GATES["length"](replace(given, text=text.replace(" ", " - ")))) == passes
@@ -60,9 +60,9 @@ def test_length_counts_words_within_its_bounds(words: int, passes: bool) -> None
 
 
 def test_the_first_gate_that_rejects_is_named_in_the_order_that_was_given() -> None:
-    rationale = replace(SITUATIONS["drawer"], text="Option 2: the best action.\nAction: look")
+    draft = replace(DRAFTS["drawer"], text="Option 2: the best action.\nAction: look")
     # It is short, names the label and the number of an option, and takes an action.
-    assert [name for name in GATES if GATES[name](rationale)] == [
+    assert [name for name in GATES if GATES[name](draft)] == [
         "length",
         "label_words",
         "numbered_options",
@@ -71,15 +71,15 @@ def test_the_first_gate_that_rejects_is_named_in_the_order_that_was_given() -> N
     order = list(GATES)
     for _ in order:
         order = [*order[1:], order[0]]
-        expected = next(name for name in order if GATES[name](rationale))
-        assert first_rejection(rationale, order) == (expected, GATES[expected](rationale))
-    assert first_rejection(rationale, ["repeated"]) == first_rejection(rationale, []) == ("", "")
+        expected = next(name for name in order if GATES[name](draft))
+        assert first_rejection(draft, order) == (expected, GATES[expected](draft))
+    assert first_rejection(draft, ["repeated"]) == first_rejection(draft, []) == ("", "")
 
 
-@pytest.mark.parametrize("place", SITUATIONS)
-def test_a_plain_thought_passes_every_gate_in_every_situation(place: str) -> None:
+@pytest.mark.parametrize("situation", DRAFTS)
+def test_a_plain_thought_passes_every_gate_in_every_situation(situation: str) -> None:
     text = "I have thought about what is asked for, and this is a step in that direction which costs little."
-    assert first_rejection(replace(SITUATIONS[place], text=text)) == ("", "")
+    assert first_rejection(replace(DRAFTS[situation], text=text)) == ("", "")
 
 
 ODD = [
@@ -101,29 +101,29 @@ ODD = [
 @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
 def test_no_text_breaks_a_gate(odd: str) -> None:
     plain = "I have thought about what is asked for, and this is a step in that direction which costs little."
-    for rationale in (
+    for draft in (
         RationaleDraft(odd, odd, odd, odd, (odd,)),
         RationaleDraft(plain, odd, odd, odd, (odd, odd)),
         RationaleDraft(f"{plain} {odd} {plain[:-1]} too.", plain, plain, plain, (plain,)),
     ):
         for gate in GATES.values():
-            assert isinstance(gate(rationale), str)
+            assert isinstance(gate(draft), str)
     # What cannot be said in words is no reason to reject a rationale that does not say it.
     assert first_rejection(RationaleDraft(plain, odd, odd, odd, (odd,))) == ("", "")
 
 
 def test_what_the_agent_sees_may_be_said() -> None:
-    given = SITUATIONS["product"]
+    given = DRAFTS["product"]
     text = "Option 2 says large on this page, and the best choice for a large shopper is a large cardigan."
-    unseen = replace(given, text=text, state="Task: buy a cardigan")
-    seen = replace(given, text=text, state="Task: buy a cardigan\nOption 2: large\nBest choice: this one")
+    unseen = replace(given, text=text, state_text="Task: buy a cardigan")
+    seen = replace(given, text=text, state_text="Task: buy a cardigan\nOption 2: large\nBest choice: this one")
     assert [GATES[gate](seen) for gate in ("numbered_options", "label_words")] == ["", ""]
     assert "'Option 2'" in GATES["numbered_options"](unseen)
     assert "'best choice'" in GATES["label_words"](unseen)
 
 
 def test_an_outcome_that_the_state_shows_already_may_be_told() -> None:
-    given = SITUATIONS["heat"]
+    given = DRAFTS["heat"]
     text = "The bowl is hot, so there is nothing left to do but to put it away."
     assert "bowl is hot" in GATES["outcome_as_seen"](replace(given, text=text))
-    assert GATES["outcome_as_seen"](replace(given, text=text, state=f"{given.state}\nbowl 1 is hot.")) == ""
+    assert GATES["outcome_as_seen"](replace(given, text=text, state_text=f"{given.state_text}\nbowl 1 is hot.")) == ""

@@ -12,14 +12,15 @@ from support.rationale_worlds import (
     HISTORY,
     TASKS,
     Branched,
+    branch,
     household,  # noqa: F401
-    outcome,
     situation,
     written,
 )
 
 from verl_ee.envs.household.env import Household
 from verl_ee.experience.store import read_branches
+from verl_ee.objectives.reflection.gates import GATES
 from verl_ee.objectives.reflection.rationales import write_rationales
 from verl_ee.objectives.reflection.situations import situations
 from verl_ee.objectives.reflection.template_writer import TemplateWriter
@@ -30,12 +31,12 @@ from verl_ee.prompts.state import State, Turn
 def test_what_the_rule_writes_about_households_passes_every_gate(size: str, k: int, tmp_path: Path) -> None:
     trajectories = [Household(size).expert_trajectory(task) for task in TASKS]
     write_here(tmp_path, lambda: Household(size), trajectories, max(k, 1))
-    found = situations(trajectories, read_branches(tmp_path), HISTORY, k)
-    reflections = write_rationales(found, TemplateWriter())
-    assert [(item.gate, item.reason, item.text) for item in reflections if not item.accepted] == []
-    assert len(reflections) == sum(len(item.steps) for item in trajectories)
+    to_explain = situations(trajectories, read_branches(tmp_path), HISTORY, k)
+    rationales = write_rationales(tmp_path, to_explain, TemplateWriter(), tuple(GATES), 0.0)
+    assert [(item.gate, item.reason, item.text) for item in rationales if not item.accepted] == []
+    assert len(rationales) == sum(len(item.steps) for item in trajectories)
     # A long rationale takes weight from the action, and has to fit into a response.
-    assert max(len(item.text.split()) for item in reflections) <= 60
+    assert max(len(item.text.split()) for item in rationales) <= 60
 
 
 def test_what_the_rule_writes_differs_from_state_to_state(household: Branched) -> None:
@@ -49,26 +50,27 @@ def test_what_the_rule_writes_differs_from_state_to_state(household: Branched) -
 
 
 def written_all(household: Branched) -> list[str]:
-    return list(TemplateWriter().write(situations(household.trajectories, household.outcomes, HISTORY)))
+    return list(TemplateWriter().write(household.situations()))
 
 
 def test_what_the_rule_writes_is_borne_out_by_what_was_executed(household: Branched) -> None:
     claims = 0
-    for item in situations(household.trajectories, household.outcomes, HISTORY):
-        by_action = {branch.outcome.action: branch.outcome for branch in (item.outcome, *item.alternatives)}
+    for item in household.situations():
+        outcomes = [executed.outcome for executed in (item.expert_branch, *item.alternatives)]
+        by_action = {outcome.action: outcome for outcome in outcomes}
         task, now = words(item.state.task), words(item.state.observation)
-        seen = {item.state.observation, *(turn.observation for turn in item.state.history)}
+        past = {item.state.observation, *(turn.observation for turn in item.state.history)}
         first, *rest = sentences_of(written(item))
         # What is called seen is, and nothing that the task names is overlooked.
         assert words(first) & task == (task & now) | ({"task"} & task)
         for sentence in rest:
             (action,) = re.findall(r"^'([^']*)'", sentence)
-            result, claim = by_action[action], sentence.removeprefix(f"'{action}' ")
-            new = words(result.observation) & task - now
+            outcome, claim = by_action[action], sentence.removeprefix(f"'{action}' ")
+            new = words(outcome.observation) & task - now
             if claim == "should end the task.":
-                assert result.done
+                assert outcome.done
             elif claim == "would show nothing new.":
-                assert result.observation in seen
+                assert outcome.observation in past
             elif claim == "would add nothing to it.":
                 assert not new
             elif claim == "can wait.":
@@ -78,14 +80,14 @@ def test_what_the_rule_writes_is_borne_out_by_what_was_executed(household: Branc
             elif claim.startswith("should help with "):
                 assert words(claim) & task == words(action) & task != set()
             elif claim == "may show me more.":
-                assert result.observation not in seen
+                assert outcome.observation not in past
             elif claim == "should bring me on.":
                 assert not new | (words(action) & task)
             else:
                 raise AssertionError(sentence)
             claims += 1
         # It comes to rest on the expert's action.
-        assert sentence.startswith(f"'{item.action}' ")
+        assert sentence.startswith(f"'{item.expert_action}' ")
     assert claims > 500
 
 
@@ -100,9 +102,9 @@ def sentences_of(text: str) -> list[str]:
 
 def test_the_rule_says_why_each_kind_of_action_is_not_taken() -> None:
     state = State("find a coin", (Turn("A hall.", "go north"),), "A cellar with a chest.")
-    expert = outcome("open chest", "In it is a coin.")
-    refused, ending = outcome("fly", "You cannot.", valid=False), outcome("drink poison", "You die.", done=True)
-    back, other, wanted = outcome("go south", "A hall."), outcome("sing", "La."), outcome("dig", "A coin!")
+    expert = branch("open chest", "In it is a coin.")
+    refused, ending = branch("fly", "You cannot.", valid=False), branch("drink poison", "You die.", done=True)
+    back, other, wanted = branch("go south", "A hall."), branch("sing", "La."), branch("dig", "A coin!")
     expected = {
         refused: "'fly' would be refused.",
         ending: "'drink poison' would end it too early.",
@@ -114,7 +116,7 @@ def test_the_rule_says_why_each_kind_of_action_is_not_taken() -> None:
         text = written(situation(state, expert, alternative))
         assert text == f"I see nothing of the task. {sentence} 'open chest' may bring me to coin."
     # Two kinds are enough, whatever else could be done; the first of each kind stands for it.
-    text = written(situation(state, expert, other, outcome("hum", "Mm."), refused, back, ending, wanted))
+    text = written(situation(state, expert, other, branch("hum", "Mm."), refused, back, ending, wanted))
     assert text == "I see nothing of the task. 'sing' would add nothing to it. 'fly' would be refused. " + (
         "'open chest' may bring me to coin."
     )
@@ -135,5 +137,5 @@ def test_the_rule_says_what_is_to_be_expected_of_the_expert_s_action(
     action: str, observation: str, done: bool, sentence: str
 ) -> None:
     state = State("find a gold coin", (Turn("A hall.", "go north"),), "A cellar, and gold paint in it.")
-    text = written(situation(state, outcome(action, observation, "expert", done=done)))
+    text = written(situation(state, branch(action, observation, "expert", done=done)))
     assert text == f"I see gold of the task. {sentence}"

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 )
 STAGE = StageConfig(objectives=("imitation",), epochs=1, lr=1e-3, batch_size=4, warmup_ratio=0.34)
 STEPS = 6
-"""In the middle of them the stage is saved, and gone on with by another worker."""
+"""In the middle of them the stage is saved, and another worker goes on with it."""
 LAYOUTS = (
     pytest.param((1, 1, False), id="tp1-padded"),
     pytest.param((2, 1, True), id="tp2-packed"),
@@ -100,8 +100,8 @@ def done(request: pytest.FixtureRequest, batches: list[list[Row]], tmp_path_fact
 
 def outputs(results: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
     """The steps as told by the worker that has the outputs: with tensor or pipeline parallelism, not every one."""
-    (found,) = [result[key] for result in results if None not in result[key]]
-    return found
+    (steps,) = [result[key] for result in results if None not in result[key]]
+    return steps
 
 
 def test_losses_accuracies_and_weights_equal_plain_pytorch(done: Any, plain: dict[str, Any]) -> None:

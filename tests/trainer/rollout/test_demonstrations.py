@@ -3,6 +3,7 @@
 # ruff: noqa: F811  (fixtures come by import)
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl_ee.config import needs_experts, parse
 from verl_ee.config.group import compose
 from verl_ee.errors import ConfigError, EarlyExperienceError, ExampleFileError
+from verl_ee.objectives import recordings
 from verl_ee.objectives.examples import Example
 from verl_ee.objectives.recordings import Recording, read_recording, write_recording
 from verl_ee.objectives.rows import Row
@@ -113,7 +115,7 @@ def test_a_broken_recording_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         pq.write_table(pa.Table.from_pylist(GUESSES), path)
     else:
         with monkeypatch.context() as patch:
-            patch.setattr("verl_ee.objectives.recordings.VERSION", 9)
+            patch.setattr(recordings, "RECORDING", replace(recordings.RECORDING, version=9))
             write_recording(path, Recording([Example((1,), (2,), "imitation")], [], 1), "a")
     with pytest.raises(ExampleFileError, match=r"verl_ee\.recording/9; this" if damage == "schema" else "no recording"):
         read_recording(path, "a")
@@ -127,12 +129,12 @@ def settings(method: str, **changes: Any) -> dict[str, Any]:
 def test_imitation_learns_what_was_recorded_and_budgets_count_it(tmp_path: Path) -> None:
     config = parse(settings("imitation", demonstrations="d.parquet"))
     own = [Example((1,), (2,), "imitation", provenance=str(number)) for number in range(40)]
-    curriculum = StageData(config, [expert("game", 5)], ENCODER, {}, tmp_path, 10, recorded=own)
-    assert curriculum.examples("imitation").examples == own
-    assert curriculum.steps("imitation", len(own)) == 2 * 3
+    data = StageData(config, [expert("game", 5)], ENCODER, {}, tmp_path, 10, recorded=own)
+    assert data.examples("imitation").examples == own
+    assert data.steps("imitation", len(own)) == 2 * 3
     rows = {"world_model": [Row(({"role": "user", "content": str(n)},), "seen", "world_model") for n in range(99)]}
     node = settings("iwm", demonstrations="d.parquet", experts="e.jsonl", environment={"id": "x/X-v0", "kwargs": {}})
-    node["world_model"] |= {"budget": "one_to_one"}
+    node["world_model"] = {"budget": "one_to_one"}
     both = StageData(parse(node), [expert("game", 5)], ENCODER, {}, tmp_path, 99, rows, own)
     assert len(both.examples("world_model").examples) == len(own)
 

@@ -54,7 +54,7 @@ class Server:
 def rollout(config: DictConfig, tokenizer: Any, path: Path) -> list[tuple[list[int], list[int], list[int]]]:
     """Return prompt, response and mask of each row as verl's own worker hands them to GRPO."""
     dataset = RLHFDataset(str(path), tokenizer, config.data)
-    found = []
+    sent = []
     for number in range(len(dataset)):
         item = dataset[number]
         answers = [tokenizer(text + END)["input_ids"] for text in item.pop("expert_responses")]
@@ -64,14 +64,14 @@ def rollout(config: DictConfig, tokenizer: Any, path: Path) -> list[tuple[list[i
         done = asyncio.run(AgentLoopWorker(config, server).generate_sequences(batch)).batch
         assert len(server.prompts) == len(answers)
         prompt, response = (done["attention_mask"][0].bool()[part] for part in (slice(0, 200), slice(200, None)))
-        found.append(
+        sent.append(
             (
                 done["prompts"][0][prompt].tolist(),
                 done["responses"][0][response].tolist(),
                 done["response_mask"][0][response].tolist(),
             )
         )
-    return found
+    return sent
 
 
 def mask_of(example: Example) -> list[int]:
@@ -89,12 +89,14 @@ def test_examples_are_what_grpo_would_be_sent(
     config: DictConfig, tokenizer: Any, tmp_path: Path, rows: list[dict[str, Any]]
 ) -> None:
     path = write(tmp_path, rows)
-    found = record(path, config, 0.0)
+    recording = record(path, config, 0.0)
     sent = rollout(config, tokenizer, path)
-    assert [(list(item.prompt), list(item.target), mask_of(item)) for item in found.examples] == sent
-    assert (len(found.examples), found.failed, found.rows) == (len(rows), [], len(rows))
-    assert [item.provenance for item in found.examples] == [f"demonstration {n}, output 0" for n in range(len(rows))]
-    assert {item.objective for item in found.examples} == {"imitation"}
+    assert [(list(item.prompt), list(item.target), mask_of(item)) for item in recording.examples] == sent
+    assert (len(recording.examples), recording.failed, recording.rows) == (len(rows), [], len(rows))
+    assert [item.provenance for item in recording.examples] == [
+        f"demonstration {n}, output 0" for n in range(len(rows))
+    ]
+    assert {item.objective for item in recording.examples} == {"imitation"}
 
 
 def test_the_experts_text_is_learned_and_what_tools_say_is_not(
@@ -131,19 +133,19 @@ def test_the_experts_text_is_learned_and_what_tools_say_is_not(
 def test_every_output_that_has_something_to_learn_is_an_example(
     config: DictConfig, tokenizer: Any, tmp_path: Path
 ) -> None:
-    found = record(write(tmp_path, [row("turns", "a walk", ["left", "right"], number=2)]), config, 0.0).examples
-    assert [(tokenizer.decode(item.prompt), tokenizer.decode(item.target)) for item in found] == [
+    examples = record(write(tmp_path, [row("turns", "a walk", ["left", "right"], number=2)]), config, 0.0).examples
+    assert [(tokenizer.decode(item.prompt), tokenizer.decode(item.target)) for item in examples] == [
         ("turn 0 of a walk", "left" + END),
         ("turn 1 of a walk", "right" + END),
     ]
-    assert [item.provenance for item in found] == ["demonstration 0, output 1", "demonstration 0, output 3"]
+    assert [item.provenance for item in examples] == ["demonstration 0, output 1", "demonstration 0, output 3"]
 
 
 def test_a_row_without_an_agent_is_played_by_verls_default(config: DictConfig, tokenizer: Any, tmp_path: Path) -> None:
     given = row(None, "Say hello.", ["Hello."])
     del given["agent_name"]
-    (found,) = record(write(tmp_path, [given]), config, 0.0).examples
-    assert tokenizer.decode(found.prompt) == "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n"
+    (example,) = record(write(tmp_path, [given]), config, 0.0).examples
+    assert tokenizer.decode(example.prompt) == "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_a_loop_that_uses_log_probabilities_gets_some(config: DictConfig, tmp_path: Path) -> None:
@@ -157,11 +159,14 @@ def test_a_demonstration_that_cannot_be_played_is_named_and_left_out(
     config: DictConfig, tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     bad, words = FAILURES[case]
-    found = record(write(tmp_path, [GUESSES[1], bad, GUESSES[0]]), config, 0.34)
-    assert [pieces(item, tokenizer)[-1][1] for item in found.examples] == ["7" + END] * 2
-    assert [item.provenance for item in found.examples] == ["demonstration 0, output 0", "demonstration 2, output 0"]
-    assert found.rows == 3
-    (failed,) = found.failed
+    recording = record(write(tmp_path, [GUESSES[1], bad, GUESSES[0]]), config, 0.34)
+    assert [pieces(item, tokenizer)[-1][1] for item in recording.examples] == ["7" + END] * 2
+    assert [item.provenance for item in recording.examples] == [
+        "demonstration 0, output 0",
+        "demonstration 2, output 0",
+    ]
+    assert recording.rows == 3
+    (failed,) = recording.failed
     assert all(word in failed for word in ["Row 1: ", *words])
     (warning,) = filter(None, map(read_plugin_line, capsys.readouterr().err.splitlines()))
     assert warning.level == "WARNING"

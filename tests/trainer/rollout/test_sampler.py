@@ -105,8 +105,8 @@ def test_without_batches_each_response_goes_through_verls_client() -> None:
             assert sampling_params.pop("logprobs") is False
             return SimpleNamespace(token_ids=prompt_ids)
 
-    found = asyncio.run(Sampler(Client(), (), 32).sample(PROMPTS, 2, PARAMS))
-    assert found == [[prompt, prompt] for prompt in PROMPTS]
+    responses = asyncio.run(Sampler(Client(), (), 32).sample(PROMPTS, 2, PARAMS))
+    assert responses == [[prompt, prompt] for prompt in PROMPTS]
     assert len(set(asked)) == 10
 
 

@@ -169,7 +169,7 @@ class _UnitProgress:
     def __init__(self, unit: WorkUnit) -> None:
         self._unit = unit
         self.requests = list(unit.requests)
-        self.attempt = Attempt(-1)
+        self.attempt = Attempt(0)
         self.death = StateLostError("died", "")
         self._deaths = Counter[Attempt]()
         self._lost: list[StateResult] = []
