@@ -35,7 +35,7 @@ from support.export_cases import (
 
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
 from verl_ee.cli.main import main
-from verl_ee.config import EnvironmentConfig, Objective, parse
+from verl_ee.config import EarlyExperienceConfig, EnvironmentConfig, Objective, parse
 from verl_ee.errors import StoreError
 from verl_ee.experience.expert_files import ExpertFile, load_experts, write_experts
 from verl_ee.objectives.examples import Encoder, Example, encode
@@ -46,6 +46,8 @@ from verl_ee.objectives.stage_data import StageData
 from verl_ee.objectives.summaries import write_summaries
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.identity import identity_of
+
+Begin = Callable[..., tuple[RunFolder, EarlyExperienceConfig]]
 
 
 def options(experts: ExpertFile, *others: object) -> list[str]:
@@ -138,18 +140,18 @@ def test_an_export_of_what_does_not_belong_together_is_refused(
 
 
 @pytest.fixture
-def begun(tmp_path: Path, experts: ExpertFile, store: Path, reflections: Path) -> Callable[..., tuple[Path, Any]]:
+def begun(tmp_path: Path, experts: ExpertFile, store: Path, reflections: Path) -> Begin:
     """Begins a run of `iwm_sr` with some settings: its folder, and what it is about to learn from."""
 
-    def begin(**world_model: Any) -> tuple[Path, Any]:
+    def begin(**world_model: Any) -> tuple[RunFolder, EarlyExperienceConfig]:
         shipped = keys_of("iwm_sr")
         keys = shipped | {"experts": str(experts.path), "world_model": shipped["world_model"] | world_model}
         config = parse(keys)
         folder = RunFolder(tmp_path / "run at work", identity_of(OmegaConf.create({}), config))
         folder.finish("collect/world_model")
         shutil.copytree(store, folder.store("world_model"))
-        shutil.copy(reflections / RATIONALES_FILE, folder.own)
-        return folder.root, config
+        shutil.copy(reflections / RATIONALES_FILE, folder.files)
+        return folder, config
 
     return begin
 
@@ -170,17 +172,16 @@ TARGETS: dict[str, Item] = {
 def test_an_export_of_a_run_is_what_its_stages_learn(
     tmp_path: Path,
     experts: ExpertFile,
-    begun: Callable[..., tuple[Path, Any]],
+    begun: Begin,
     encoder: Encoder,
     settings: Item,
 ) -> None:
     folder, config = begun(**settings)
-    own = folder / "early_experience"
-    stores = {"world_model": own / "store/world_model"}
-    job = StageData(config, experts.trajectories, encoder, stores, own, 100_000)
+    stores = {"world_model": folder.store("world_model")}
+    job = StageData(config, experts.trajectories, encoder, stores, folder.files, 100_000)
     if settings.get("target") == "summary":
-        write_summaries(own, job.changes(), Echo(), 0.0)
-    run("export", "--run", folder, "--format", "messages", "--out", tmp_path / "out")
+        write_summaries(folder.files, job.summary_requests(), Echo(), 0.0)
+    run("export", "--run", folder.root, "--format", "messages", "--out", tmp_path / "out")
     run("import", "--format", "messages", tmp_path / "out", "--out", tmp_path / "rows.jsonl")
     found = read_rows(tmp_path / "rows.jsonl")
     assert found == {objective: list(job.rows(objective)) for objective in ("imitation", "world_model", "reflection")}
@@ -201,29 +202,38 @@ class Echo:
 
 
 def test_an_export_of_files_takes_the_settings_of_a_job(
-    tmp_path: Path, experts: ExpertFile, store: Path, begun: Callable[..., tuple[Path, Any]]
+    tmp_path: Path, experts: ExpertFile, store: Path, begun: Begin
 ) -> None:
     begun_at, _ = begun(target="difference", include_expert_transition=False)
     files = ["export", "--env", ID, "--experts", experts.path, "--store", store]
     settings = ["world_model.target=difference", "early_experience.world_model.include_expert_transition=false"]
     settings.append(f"history_length={HISTORY}")
     run(*files, "--format", "messages", "--out", tmp_path / "files", *settings)
-    run("export", "--run", begun_at, "--format", "messages", "--out", tmp_path / "run")
+    run("export", "--run", begun_at.root, "--format", "messages", "--out", tmp_path / "run")
     assert (tmp_path / "files" / THREE[1]).read_text() == (tmp_path / "run" / THREE[1]).read_text()
     # A setting of a run can be changed as well.
     run(*files, "--format", "messages", "--out", tmp_path / "files", settings[-1])
     changed = ["world_model.target=raw", "world_model.include_expert_transition=true"]
-    run("export", "--run", begun_at, "--format", "messages", "--out", tmp_path / "run", *changed)
+    run("export", "--run", begun_at.root, "--format", "messages", "--out", tmp_path / "run", *changed)
     assert (tmp_path / "files" / THREE[1]).read_text() == (tmp_path / "run" / THREE[1]).read_text()
 
 
 def test_an_export_of_a_run_has_the_rows_that_a_file_gave_it(
-    tmp_path: Path, begun: Callable[..., tuple[Path, Any]], rows: dict[Objective, list[Row]]
+    tmp_path: Path, begun: Begin, rows: dict[Objective, list[Row]]
 ) -> None:
     folder, _ = begun()
     mine = replace(rows["reflection"][0], target="Mine.\nAction: look")
     write_rows(tmp_path / "rows.jsonl", [mine])
-    run("export", "--run", folder, "--format", "messages", "--out", tmp_path / "out", f"examples={tmp_path}/rows.jsonl")
+    run(
+        "export",
+        "--run",
+        folder.root,
+        "--format",
+        "messages",
+        "--out",
+        tmp_path / "out",
+        f"examples={tmp_path}/rows.jsonl",
+    )
     assert [line["messages"] for line in lines_of(tmp_path / "out" / THREE[2])] == [mine.messages]
 
 
@@ -231,7 +241,7 @@ def test_an_export_of_a_run_has_the_rows_that_a_file_gave_it(
     ("arguments", "words"),
     [
         ([], ["--run FOLDER", "--env ID"]),
-        (["--env", ID], ["--experts RATIONALES_FILE"]),
+        (["--env", ID], ["--experts FILE"]),
         (["--run", "nowhere"], ["nowhere/early_experience/state.json", "trainer.default_local_dir"]),
         (["--run", "nowhere", "--env", ID], ["--run names environment and files"]),
         (["--env", ID, "--experts", "e.jsonl", "history_length"], ["'history_length'", "KEY=VALUE"]),

@@ -150,7 +150,10 @@ def test_a_failed_import_leaves_the_old_file(tmp_path: Path, capsys: pytest.Capt
         ("", ["holds no row", "verl-ee import"]),
         (json.dumps(conversation("user", "assistant")), ["line 1", "'schema' is None", "verl_ee.examples/1"]),
         (json.dumps({"schema": "verl_ee.expert/1"}), ["line 1", "'schema' is 'verl_ee.expert/1'"]),
-        (json.dumps({"schema": "verl_ee.examples/2"}), ["line 1", "verl_ee.examples/2", "reads verl_ee.examples/1", "Update verl_ee"]),
+        (
+            json.dumps({"schema": "verl_ee.examples/2"}),
+            ["line 1", "verl_ee.examples/2", "reads verl_ee.examples/1", "Update verl_ee"],
+        ),
         (json.dumps({"schema": "verl_ee.examples/1"} | conversation("user", "assistant")), ["objective is not known"]),
     ],
 )

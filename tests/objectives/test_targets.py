@@ -1,4 +1,4 @@
-"""What the world model is taught to predict: the next state as it is, what differs, or a template of the user's."""
+"""Targets of the world model: the next state as it is, its differences, or a template of the user's."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.stage_worlds import World, config, result, text_of
+from support.stage_worlds import World, config, executed, text_of
 
 from verl_ee.config import WorldModelConfig
 from verl_ee.errors import ConfigError
 from verl_ee.experience.store import ExecutedBranch
-from verl_ee.objectives.stage_data import target_builder
-from verl_ee.objectives.targets import NO_CHANGE, difference_target, raw_target, template_target
+from verl_ee.objectives.targets import NO_CHANGE, difference_target, raw_target, target_builder, template_target
 from verl_ee.prompts.state import State, Turn
 
 STATE = State("find a mug", (Turn("A hall.", "go north"),), "A desk.\nA lamp.\nIt is dark.", ("look",))
@@ -21,8 +20,8 @@ STATE = State("find a mug", (Turn("A hall.", "go north"),), "A desk.\nA lamp.\nI
 
 @pytest.mark.parametrize("observation", ["It is bright.", "", "two\nlines\n", "$action ${end} $$", "<observation>"])
 def test_a_raw_target_is_the_observation_as_it_came(observation: str) -> None:
-    assert raw_target(STATE, result(observation)) == observation
-    assert target_builder(WorldModelConfig())(STATE, result(observation)) == observation
+    assert raw_target(STATE, executed(observation)) == observation
+    assert target_builder(WorldModelConfig())(STATE, executed(observation)) == observation
 
 
 @pytest.mark.parametrize(
@@ -43,38 +42,38 @@ def test_a_raw_target_is_the_observation_as_it_came(observation: str) -> None:
 def test_a_difference_has_the_lines_that_are_new_and_those_that_are_gone(
     observation: str, expected: str | list[str] | None
 ) -> None:
-    found = target_builder(WorldModelConfig(target="difference"))(STATE, result(observation))
-    assert found == difference_target(STATE, result(observation))
+    target = target_builder(WorldModelConfig(target="difference"))(STATE, executed(observation))
+    assert target == difference_target(STATE, executed(observation))
     if expected is None:
         # A line that has moved is gone from one place and new in another.
-        assert Counter(line[:2] for line in found.splitlines()) == {"+ ": 1, "- ": 1}
+        assert Counter(line[:2] for line in target.splitlines()) == {"+ ": 1, "- ": 1}
     elif isinstance(expected, str):
-        assert found == expected
+        assert target == expected
     else:
-        assert sorted(found.splitlines()) == expected
+        assert sorted(target.splitlines()) == expected
     # With the old observation it gives the new one back, as far as lines go.
     before, after = Counter(STATE.observation.splitlines()), Counter(observation.splitlines())
-    if found != NO_CHANGE:
-        new = Counter(line[2:] for line in found.splitlines() if line.startswith("+ "))
-        gone = Counter(line[2:] for line in found.splitlines() if line.startswith("- "))
+    if target != NO_CHANGE:
+        new = Counter(line[2:] for line in target.splitlines() if line.startswith("+ "))
+        gone = Counter(line[2:] for line in target.splitlines() if line.startswith("- "))
         before = before + new - gone
     assert before == after
 
 
 @pytest.mark.parametrize(
-    ("text", "outcome", "expected"),
+    ("text", "branch", "expected"),
     [
-        ("After $action: $outcome", result("Light."), "After switch on lamp: Light."),
-        ("$verdict. $outcome $end", result("Light.", True, True), "done. Light. The episode ends."),
-        ("$verdict. $outcome $end", result("No.", False), "refused. No."),
-        ("For ${task}, from '$observation'", result(""), "For find a mug, from 'A desk.\nA lamp.\nIt is dark.'"),
-        ("It costs $$5, $outcome", result("$task"), "It costs $5, $task"),
-        ("Nothing.", result("Light."), "Nothing."),
+        ("After $action: $outcome", executed("Light."), "After switch on lamp: Light."),
+        ("$verdict. $outcome $end", executed("Light.", True, True), "done. Light. The episode ends."),
+        ("$verdict. $outcome $end", executed("No.", False), "refused. No."),
+        ("For ${task}, from '$observation'", executed(""), "For find a mug, from 'A desk.\nA lamp.\nIt is dark.'"),
+        ("It costs $$5, $outcome", executed("$task"), "It costs $5, $task"),
+        ("Nothing.", executed("Light."), "Nothing."),
     ],
 )
-def test_a_template_is_filled_from_state_and_outcome(text: str, outcome: ExecutedBranch, expected: str) -> None:
+def test_a_template_is_filled_from_state_and_outcome(text: str, branch: ExecutedBranch, expected: str) -> None:
     settings = WorldModelConfig(target="template", template=text)
-    assert target_builder(settings)(STATE, outcome) == template_target(text)(STATE, outcome) == expected
+    assert target_builder(settings)(STATE, branch) == template_target(text)(STATE, branch) == expected
 
 
 @pytest.mark.parametrize(
@@ -107,9 +106,9 @@ def test_the_stage_of_the_world_model_has_the_target_that_was_asked_for(
     settings: dict[str, Any], expected: str, tmp_path: Path
 ) -> None:
     world = World(tmp_path, 2, 2)
-    found = world.curriculum(config({"world_model": {}}, **settings)).examples("world_model").examples
-    assert len(found) == len(world.outcomes)
-    for example, branch in zip(found, world.outcomes, strict=True):
+    examples = world.stage_data(config({"world_model": {}}, **settings)).examples("world_model").examples
+    assert len(examples) == len(world.branches)
+    for example, branch in zip(examples, world.branches, strict=True):
         before = world.trajectories[branch.ref.trajectory].steps[branch.ref.step].observation
         lines = expected.format(key=branch.transition, before=before).splitlines()
         told = text_of(example.target).removeprefix("<observation> ").removesuffix(" </observation>")

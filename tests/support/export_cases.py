@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from support.jobs import ROOT
 from transformers import AutoTokenizer
 
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
-from verl_ee.cli.exported_rows import keys_of_files, override, rows_of
+from verl_ee.cli.exported_rows import config_of_files, rows_of
 from verl_ee.cli.main import main
-from verl_ee.config import CollectConfig, EnvironmentConfig, Objective, parse
+from verl_ee.config import CollectConfig, EnvironmentConfig, Objective
 from verl_ee.config.group import compose
 from verl_ee.envs.household.env import Household
 from verl_ee.errors import EarlyExperienceError
@@ -26,9 +26,9 @@ from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import Branch, Transition, read_branches, state_key, transition_key, write_store
-from verl_ee.objectives.examples import Encoder, Example, imitation, reflection, world_model
+from verl_ee.objectives.examples import Encoder, Example, encode
 from verl_ee.objectives.reflection.rationales import RATIONALE_SCHEMA, RATIONALES_FILE, Rationale, read_rationales
-from verl_ee.objectives.rows import Row
+from verl_ee.objectives.rows import Row, imitation_rows, reflection_rows, world_model_rows
 from verl_ee.trainer.rollout.tokens import encoder_for
 
 ID = "verl_ee/Household-v0"
@@ -62,32 +62,37 @@ def experts(tmp_path: Path) -> ExpertFile:
 @pytest.fixture
 def store(tmp_path: Path, experts: ExpertFile) -> Path:
     """At every state the expert's own action and one that is refused."""
-    facts, branches = [], []
+    transitions, branches = [], []
     for index, trajectory in enumerate(experts.trajectories):
         state = state_key({"id": ID, "version": "1", "kwargs": {}}, trajectory.task, None, ())
         later = [*(step.observation for step in trajectory.steps[1:]), trajectory.final_observation]
-        for step, (expert, outcome) in enumerate(zip(trajectory.steps, later, strict=True)):
+        for step, (expert_step, observation) in enumerate(zip(trajectory.steps, later, strict=True)):
             prefix = tuple(step.action for step in trajectory.steps[:step])
-            for order, (action, seen) in enumerate([(expert.action, outcome), ("fly", "You cannot fly. <|im_end|> é")]):
-                key = transition_key(state, action)
-                executed = Outcome(action, seen, valid=order == 0, done=False)
-                facts.append(Transition(key, state, trajectory.task, prefix, executed))
+            expert_outcome = Outcome(expert_step.action, observation, valid=True, done=False)
+            refused = Outcome("fly", "You cannot fly. <|im_end|> é", valid=False, done=False)
+            for order, outcome in enumerate([expert_outcome, refused]):
+                key = transition_key(state, outcome.action)
+                transitions.append(Transition(key, state, trajectory.task, prefix, outcome))
                 proposer = "admissible" if order else "expert"
                 branches.append(Branch(StateRef(index, step), order, proposer, "", "", key))
-            state = transition_key(state, expert.action)
+            state = transition_key(state, expert_step.action)
     provenance = provenance_of(ENVIRONMENT, CollectConfig(), experts.sha256, len(experts.trajectories))
-    write_store(tmp_path / "store", facts, branches, provenance)
+    write_store(tmp_path / "store", transitions, branches, provenance)
     return tmp_path / "store"
 
 
 @pytest.fixture
 def reflections(tmp_path: Path, experts: ExpertFile) -> Path:
     """An accepted rationale for every state, and a rejected one besides."""
-    places = [(index, step) for index, item in enumerate(experts.trajectories) for step in range(len(item.steps))]
-    found = [Rationale(*place, f"I think of {place} … <|im_end|>", "me", ("a",)) for place in places]
-    found.append(Rationale(0, 0, "too short", "me", ("a",), "length", "is short"))
-    written: list[Item] = [dict(vars(item)) | {"transitions": list(item.transitions)} for item in found]
-    write_table(tmp_path / "run" / RATIONALES_FILE, written, RATIONALE_SCHEMA, {})
+    refs = [
+        StateRef(index, step)
+        for index, trajectory in enumerate(experts.trajectories)
+        for step in range(len(trajectory.steps))
+    ]
+    rationales = [Rationale(ref, f"I think of {ref} … <|im_end|>", "me", ("a",)) for ref in refs]
+    rationales.append(Rationale(StateRef(0, 0), "too short", "me", ("a",), "length", "is short"))
+    rows = [rationale.to_row() for rationale in rationales]
+    write_table(tmp_path / "run" / RATIONALES_FILE, rows, RATIONALE_SCHEMA, {})
     return tmp_path / "run"
 
 
@@ -100,11 +105,12 @@ def rows(experts: ExpertFile, store: Path, reflections: Path) -> dict[Objective,
 def examples(experts: ExpertFile, store: Path, reflections: Path, encoder: Encoder) -> dict[Objective, list[Example]]:
     """What a job builds."""
     trajectories = experts.trajectories
-    return {
-        "imitation": list(imitation(trajectories, encoder, HISTORY)),
-        "world_model": list(world_model(trajectories, read_branches(store), encoder, HISTORY)),
-        "reflection": list(reflection(trajectories, read_rationales(reflections), encoder, HISTORY)),
+    rows: dict[Objective, Iterable[Row]] = {
+        "imitation": imitation_rows(trajectories, HISTORY),
+        "world_model": world_model_rows(trajectories, read_branches(store), HISTORY),
+        "reflection": reflection_rows(trajectories, read_rationales(reflections), HISTORY),
     }
+    return {objective: list(encode(items, encoder)) for objective, items in rows.items()}
 
 
 def exported(
@@ -113,9 +119,9 @@ def exported(
     reflections: Path | None = None,
     environment: EnvironmentConfig = ENVIRONMENT,
 ) -> dict[Objective, list[Row]]:
-    keys = keys_of_files(environment, experts.path, store, reflections)
-    found = rows_of(parse(override(keys, [f"history_length={HISTORY}"])), reflections or experts.path.parent)
-    return {objective: list(items) for objective, items in found.items()}
+    config = config_of_files(environment, experts.path, store, reflections, [f"history_length={HISTORY}"])
+    rows = rows_of(config, reflections or experts.path.parent)
+    return {objective: list(items) for objective, items in rows.items()}
 
 
 def states_of(experts: ExpertFile) -> int:

@@ -68,20 +68,22 @@ def write_here(
     missing: frozenset[Place] = frozenset(),
 ) -> None:
     """Write the store of what this process gets, without the places that are missing."""
-    facts, branches = [], []
+    transitions, branches = [], []
     for index, trajectory in enumerate(trajectories):
         environment = {"id": trajectory.environment, "version": trajectory.version, "kwargs": dict(trajectory.kwargs)}
-        for answer in branch(EnvironmentSession(make), SnapshotRestore(), whole(trajectory, index), CollectConfig(k=k)):
-            path = tuple(step.action for step in trajectory.steps[: answer.step])
+        unit = whole(trajectory, index)
+        for result in branch(EnvironmentSession(make), SnapshotRestore(), unit, CollectConfig(k=k)):
+            step = result.ref.step
+            path = tuple(step.action for step in trajectory.steps[:step])
             state = state_key(environment, trajectory.task, trajectory.seed, path)
-            assert answer.expert is not None
-            for order, done in enumerate((answer.expert, *answer.outcomes)):
-                if (trajectory.task, answer.step, done.action) not in missing:
-                    key = transition_key(state, done.action)
-                    facts.append(Transition(key, state, trajectory.task, path, **vars(done)))
+            assert result.expert_outcome is not None
+            for order, outcome in enumerate((result.expert_outcome, *result.outcomes)):
+                if (trajectory.task, step, outcome.action) not in missing:
+                    key = transition_key(state, outcome.action)
+                    transitions.append(Transition(key, state, trajectory.task, path, outcome))
                     proposer = "admissible" if order else "expert"
-                    branches.append(Branch(index, answer.step, order, proposer, "", "", key))
-    write_store(folder, facts, branches, PROVENANCE)
+                    branches.append(Branch(result.ref, order, proposer, "", "", key))
+    write_store(folder, transitions, branches, PROVENANCE)
 
 
 def in_one_process(
@@ -93,10 +95,10 @@ def in_one_process(
     """What a store of games holds, without any process but this one."""
     listed = len(trajectories[0].steps[0].admissible_actions or ()) - 2
     write_here(folder, partial(SavedGame, listed=listed), trajectories, k, missing)
-    for outcome in read_branches(folder):
-        trajectory = trajectories[outcome.trajectory]
-        path = [step.action for step in trajectory.steps[: outcome.step]]
-        assert outcome.observation == shown(trajectory.task, trajectory.seed, [*path, outcome.action])
+    for item in read_branches(folder):
+        trajectory = trajectories[item.ref.trajectory]
+        path = [step.action for step in trajectory.steps[: item.ref.step]]
+        assert item.outcome.observation == shown(trajectory.task, trajectory.seed, [*path, item.outcome.action])
     return tables(folder)
 
 
@@ -108,6 +110,8 @@ def executed(log: Path) -> set[tuple[str, ...]]:
 
 def kept(folder: Path) -> set[tuple[str, ...]]:
     """The same of everything that an unfinished run has left on disk."""
-    facts = TransitionCache(folder / "parts" / "facts")
-    rows = [fact for key in {row["state"] for row in facts.parts.read()} for fact in facts.known(key).values()]
-    return {(fact.task, *fact.prefix, fact.action) for fact in rows if fact.action != "press 0"}
+    cache = TransitionCache(folder / "parts" / "transitions")
+    states = {row["state"] for row in cache.parts.read()}
+    transitions = [item for state in states for item in cache.known(state).values()]
+    paths = [(item.task, *item.prefix, item.outcome.action) for item in transitions]
+    return {path for path in paths if path[-1] != "press 0"}
