@@ -136,7 +136,7 @@ class Roads:
             raise RuntimeError(f"{' '.join(command[:4])} failed:\n{(done.stdout + done.stderr)[-3000:]}")
 
     def _ours(self, *arguments: str) -> None:
-        self._run([sys.executable, "-m", "verl_ee.cli.main", *arguments])
+        self._run([sys.executable, "-m", "verl_ee.cli", *arguments])
 
     def _environ(self, settings: Settings) -> dict[str, str]:
         return settings.environ | {

@@ -38,6 +38,7 @@ from verl_ee.cli.main import main
 from verl_ee.config import EarlyExperienceConfig, EnvironmentConfig, Objective, parse
 from verl_ee.errors import StoreError
 from verl_ee.experience.expert_files import ExpertFile, load_experts, write_experts
+from verl_ee.experience.files.atomic import write_json
 from verl_ee.objectives.examples import Encoder, Example, encode
 from verl_ee.objectives.reflection.rationales import RATIONALES_FILE
 from verl_ee.objectives.row_files import export_messages, read_rows, write_rows
@@ -144,9 +145,7 @@ def begun(tmp_path: Path, experts: ExpertFile, store: Path, reflections: Path) -
     """Begins a run of `iwm_sr` with some settings: its folder, and what it is about to learn from."""
 
     def begin(**world_model: Any) -> tuple[RunFolder, EarlyExperienceConfig]:
-        shipped = keys_of("iwm_sr")
-        keys = shipped | {"experts": str(experts.path), "world_model": shipped["world_model"] | world_model}
-        config = parse(keys)
+        config = parse(keys_of("iwm_sr", experts=str(experts.path), world_model=world_model))
         folder = RunFolder(tmp_path / "run at work", identity_of(OmegaConf.create({}), config))
         folder.finish("collect/world_model")
         shutil.copytree(store, folder.store("world_model"))
@@ -180,7 +179,7 @@ def test_an_export_of_a_run_is_what_its_stages_learn(
     stores = {"world_model": folder.store("world_model")}
     job = StageData(config, experts.trajectories, encoder, stores, folder.files, 100_000)
     if settings.get("target") == "summary":
-        write_summaries(folder.files, job.summary_requests(), Echo(), 0.0)
+        write_summaries(folder.files, job.summary_requests(), Echo(), config.writer("policy"), 0.0)
     run("export", "--run", folder.root, "--format", "messages", "--out", tmp_path / "out")
     run("import", "--format", "messages", tmp_path / "out", "--out", tmp_path / "rows.jsonl")
     found = read_rows(tmp_path / "rows.jsonl")
@@ -195,7 +194,7 @@ def test_an_export_of_a_run_is_what_its_stages_learn(
 class Echo:
     """Summarises by the key of the transition."""
 
-    name, stop = "echo", None
+    kind, stop = "echo", None
 
     def write(self, requests: Any, /) -> list[str]:
         return [f"Of {request.transition}." for request in requests]
@@ -247,6 +246,7 @@ def test_an_export_of_a_run_has_the_rows_that_a_file_gave_it(
         (["--env", ID, "--experts", "e.jsonl", "history_length"], ["'history_length'", "KEY=VALUE"]),
         (["--env", ID, "--experts", "e.jsonl", "world_model.targt=raw"], ["Did you mean 'target'"]),
         (["--env", ID, "--experts", "e.jsonl", "demonstrations=d.parquet"], ["demonstrations=null"]),
+        (["--env", ID, "--experts", "e.jsonl", "world_model.template=${"], ["'world_model.template=${'", "Quote it"]),
     ],
 )
 def test_an_export_that_is_not_clear_is_refused(
@@ -257,3 +257,21 @@ def test_an_export_that_is_not_clear_is_refused(
     for word in words:
         assert word in line
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_of_a_run_of_version_0_1_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(tmp_path / "run")
+    write_json(folder.state_path, {"schema": 2, "identity": {}, "finished": [], "trained": {}})
+    arguments = ["--run", str(folder.root), "--format", "messages", "--out", str(tmp_path / "out")]
+    assert main(["export", *arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"StageError: {folder.state_path} has schema 2; this verl_ee reads 3.")
+
+
+def test_a_world_model_without_a_store_is_refused(
+    tmp_path: Path, experts: ExpertFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["stages.imitation.objectives=[imitation,world_model]", "collect.world_model.k=3"]
+    arguments = [*options(experts, "--format", "messages", "--out", tmp_path / "out"), *settings]
+    assert main(arguments) == 1
+    assert "'world_model', and no store has them. Add --store FOLDER" in capsys.readouterr().err

@@ -165,7 +165,11 @@ def in_environment(edit: Callable[[Row], Any]) -> Callable[[Row], Any]:
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        pytest.param(with_value(schema="verl_ee.expert/2"), ["verl_ee.expert/2", "reads verl_ee.expert/1", "Update"], id="newer-schema"),
+        pytest.param(
+            with_value(schema="verl_ee.expert/2"),
+            ["verl_ee.expert/2", "reads verl_ee.expert/1", "Update"],
+            id="newer-schema",
+        ),
         pytest.param(with_value(schema="other/1"), ["'other/1'", "verl_ee.expert/1"], id="other-schema"),
         pytest.param(lambda row: row.pop("schema"), ["'schema'", "verl_ee.expert/1"], id="no-schema"),
         pytest.param(rename("instruction", "instructoin"), ["'instructoin'", "Did you mean 'instruction'"], id="key"),

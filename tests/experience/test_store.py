@@ -1,9 +1,9 @@
-"""What has been executed, on disk: the same bytes for the same content, nothing lost, nothing read that is not ours."""
+"""The transition store and its parts: equal content gives equal bytes, nothing is lost, foreign files are refused."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -13,14 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.games import shown
+from support.game_transitions import BATCHES, GAME, WRITERS, transition, write_parts, written
 
 from verl_ee.errors import StoreError
 from verl_ee.experience.branching.protocol import Usage
 from verl_ee.experience.collecting.proposal_journal import DecidedState, ProposalJournal
 from verl_ee.experience.collecting.transition_cache import TransitionCache
-from verl_ee.experience.files.parquet import VERSION, read_provenance, write_table
+from verl_ee.experience.files.parquet import VERSION, write_table
 from verl_ee.experience.proposers import Proposal
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import (
     BRANCHES,
     TRANSITION_SCHEMA,
@@ -28,79 +29,64 @@ from verl_ee.experience.store import (
     Branch,
     Transition,
     read_branches,
-    row_of,
+    read_provenance,
     state_key,
     transition_key,
+    transition_of,
+    transition_row,
     write_store,
 )
 from verl_ee.prompts.actions import canonical
 
-GAME = {"id": "a/B-v0", "version": "1", "kwargs": {"x": 1, "y": 2}}
 PROVENANCE = {"experts": "0a1b", "note": "é"}
 Tables = tuple[list[Transition], list[Branch]]
-
-
-def fact(task: str, prefix: Iterable[str], action: str, owner: str = "", **values: Any) -> Transition:
-    """What an action leads to in a game."""
-    path = tuple(prefix)
-    state = state_key(GAME, task, 7, path, owner)
-    known = Transition(
-        transition_key(state, action),
-        state,
-        task,
-        path,
-        action,
-        shown(task, 7, [*path, action]),
-        action != "jam",
-        False,
-    )
-    return replace(known, **values)
 
 
 @pytest.fixture
 def collected() -> Tables:
     """Two experts of the same task, whose states are the same, and one of another."""
-    facts, branches = [], []
+    transitions, branches = [], []
     for index, task in enumerate(("game 3", "game 3", "game 4")):
         for step in range(4):
             for order, action in enumerate(("press 0", "jam", 'say "é"\n<|im_end|>')):
-                facts.append(fact(task, ["press 0"] * step, action))
+                transitions.append(transition(task, ["press 0"] * step, action))
                 proposer = "admissible" if order else "expert"
-                branches.append(Branch(index, step, order, proposer, "p" * order, "{}", facts[-1].key))
-    return facts, branches
+                branches.append(Branch(StateRef(index, step), order, proposer, "p" * order, "{}", transitions[-1].key))
+    return transitions, branches
 
 
 def test_the_store_gives_back_what_was_collected(tmp_path: Path, collected: Tables) -> None:
-    facts, branches = collected
+    transitions, branches = collected
     folder = tmp_path / "k=3" / "store"
-    write_store(folder, facts, branches, PROVENANCE)
-    known = {transition.key: transition for transition in facts}
-    outcomes = read_branches(folder)
-    assert [(o.trajectory, o.step, o.proposer, o.transition) for o in outcomes] == [
-        (b.trajectory, b.step, b.proposer, b.key) for b in branches
+    write_store(folder, transitions, branches, PROVENANCE)
+    known = {transition.key: transition for transition in transitions}
+    executed = read_branches(folder)
+    assert [(item.ref, item.proposer, item.transition) for item in executed] == [
+        (branch.ref, branch.proposer, branch.transition) for branch in branches
     ]
-    for outcome in outcomes:
-        origin = known[outcome.transition]
-        assert (outcome.action, outcome.observation, outcome.valid, outcome.done) == (
-            *(origin.action, origin.observation, origin.valid, origin.done),
-        )
+    for item in executed:
+        assert item.outcome == known[item.transition].outcome
     assert sorted(path.name for path in folder.iterdir()) == sorted([TRANSITIONS, BRANCHES])
     rows = pq.read_table(folder / TRANSITIONS).to_pylist()
-    assert {row["key"]: Transition(**row | {"prefix": tuple(row["prefix"])}) for row in rows} == known
+    assert {row["key"]: transition_of(row) for row in rows} == known
+    assert rows == [transition_row(known[row["key"]]) for row in rows]
     assert len(rows) == len(known) < len(branches)
-    assert [Branch(**row) for row in pq.read_table(folder / BRANCHES).to_pylist()] == branches
+    assert [tuple(row.values()) for row in pq.read_table(folder / BRANCHES).to_pylist()] == [
+        (*vars(item.ref).values(), item.order, item.proposer, item.policy, item.sampling, item.transition)
+        for item in branches
+    ]
     assert read_provenance(folder) == PROVENANCE | {"schema": str(VERSION)}
 
 
 def test_equal_content_gives_equal_bytes(tmp_path: Path, collected: Tables) -> None:
-    facts, branches = collected
-    write_store(tmp_path / "a", facts, branches, PROVENANCE)
+    transitions, branches = collected
+    write_store(tmp_path / "a", transitions, branches, PROVENANCE)
     rng = random.Random(0)
-    others, shuffled = [*facts, *facts[:5]], list(branches)
+    others, shuffled = [*transitions, *transitions[:5]], list(branches)
     rng.shuffle(others)
     rng.shuffle(shuffled)
     write_store(tmp_path / "b", others, shuffled, PROVENANCE)
-    write_store(tmp_path / "c", facts[:-1], branches[:-1], PROVENANCE)
+    write_store(tmp_path / "c", transitions[:-1], branches[:-1], PROVENANCE)
     for name in (TRANSITIONS, BRANCHES):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         assert (tmp_path / "a" / name).read_bytes() != (tmp_path / "c" / name).read_bytes()
@@ -189,9 +175,9 @@ DAMAGES: list[tuple[Callable[[Path], None], list[str]]] = [
     (empty, ["not a Parquet file", "Collect again"]),
     (cut_off, ["not a Parquet file", "Collect again"]),
     (scrambled, ["not a Parquet file", "Collect again"]),
-    (newer, [f"schema version {VERSION + 1}", f"reads {VERSION}", "Update verl_ee"]),
-    (older, [f"schema version {VERSION - 1}", f"reads {VERSION}", "Collect again"]),
-    (unmarked, ["schema version (none)", "Collect again"]),
+    (newer, [f"has schema {VERSION + 1}", f"reads {VERSION}", "Update verl_ee"]),
+    (older, [f"has schema {VERSION - 1}", f"reads {VERSION}", "Collect again"]),
+    (unmarked, ["has schema (none)", "Collect again"]),
     (fewer_columns, ["columns", "key", "Collect again"]),
     (more_columns, ["columns", "reward", "Collect again"]),
 ]
@@ -211,8 +197,8 @@ def test_a_store_that_cannot_be_read_is_refused(
 
 
 def test_a_branch_without_its_transition_is_refused(tmp_path: Path, collected: Tables) -> None:
-    facts, branches = collected
-    write_store(tmp_path, facts, [*branches, Branch(9, 0, 0, "expert", "", "", "feed")], PROVENANCE)
+    transitions, branches = collected
+    write_store(tmp_path, transitions, [*branches, Branch(StateRef(9, 0), 0, "expert", "", "", "feed")], PROVENANCE)
     with pytest.raises(StoreError, match=f"{BRANCHES}: transition feed is not in {TRANSITIONS}"):
         read_branches(tmp_path)
 
@@ -221,7 +207,7 @@ def test_a_branch_without_its_transition_is_refused(tmp_path: Path, collected: T
 def test_parts_that_cannot_be_read_are_refused(
     tmp_path: Path, collected: Tables, damage: Callable[[Path], None], words: list[str]
 ) -> None:
-    write_table(tmp_path / "1.parquet", [row_of(item) for item in collected[0]], TRANSITION_SCHEMA, {})
+    write_table(tmp_path / "1.parquet", [transition_row(item) for item in collected[0]], TRANSITION_SCHEMA, {})
     damage(tmp_path / "1.parquet")
     with pytest.raises(StoreError) as raised:
         TransitionCache(tmp_path)
@@ -230,16 +216,16 @@ def test_parts_that_cannot_be_read_are_refused(
 
 
 def test_facts_are_found_by_state_and_form(tmp_path: Path, collected: Tables) -> None:
-    facts = TransitionCache(tmp_path)
-    facts.add(collected[0])
+    cache = TransitionCache(tmp_path)
+    cache.add(collected[0])
     assert not list(tmp_path.iterdir())
-    facts.flush()
-    facts.flush()
+    cache.flush()
+    cache.flush()
     assert len(list(tmp_path.iterdir())) == 1
     again = TransitionCache(tmp_path)
-    assert (facts.found, again.found) == (frozenset(), {item.key for item in collected[0]})
+    assert (cache.known_at_start, again.known_at_start) == (frozenset(), {item.key for item in collected[0]})
     for item in collected[0]:
-        assert again.known(item.state)[canonical(item.action)] == item
+        assert again.known(item.state)[canonical(item.outcome.action)] == item
     assert again.known("elsewhere") == {}
     again.add(collected[0])
     again.flush()
@@ -249,19 +235,20 @@ def test_facts_are_found_by_state_and_form(tmp_path: Path, collected: Tables) ->
 def test_the_journal_keeps_proposals_word_by_word(tmp_path: Path) -> None:
     proposals = (Proposal("press 1", "policy", "17", '{"temperature": 0.5}'), Proposal(" 'é' ", "other"))
     journal = ProposalJournal(tmp_path)
-    journal.add(3, 2, DecidedState(proposals, Usage(5, 1)))
+    first, second = StateRef(3, 2), StateRef(3, 4)
+    journal.add(first, DecidedState(proposals, Usage(5, 1)))
     journal.flush()
-    journal.add(3, 4, DecidedState((), Usage()))
-    journal.add(3, 2, DecidedState(proposals, Usage(2, 0)))
+    journal.add(second, DecidedState((), Usage()))
+    journal.add(first, DecidedState(proposals, Usage(2, 0)))
     journal.flush()
     for now in (journal, ProposalJournal(tmp_path)):
-        assert now.done == {(3, 2): DecidedState(proposals, Usage(7, 1)), (3, 4): DecidedState((), Usage())}
+        assert now.decided == {first: DecidedState(proposals, Usage(7, 1)), second: DecidedState((), Usage())}
 
 
 @pytest.mark.parametrize("change", [{"observation": "dragon"}, {"valid": False}, {"done": True}], ids=str)
 def test_two_outcomes_of_one_transition_are_refused_with_both(tmp_path: Path, change: dict[str, Any]) -> None:
-    first = fact("game 3", ["press 0"], "press 1")
-    second = replace(first, action=" 'press 1'.", **change)
+    first = transition("game 3", ["press 0"], "press 1")
+    second = replace(first, outcome=replace(first.outcome, action=" 'press 1'.", **change))
     mine, yours = TransitionCache(tmp_path), TransitionCache(tmp_path)
     mine.add([first])
     mine.flush()
@@ -271,63 +258,50 @@ def test_two_outcomes_of_one_transition_are_refused_with_both(tmp_path: Path, ch
     yours.flush()
     with pytest.raises(StoreError) as raised:
         TransitionCache(tmp_path)
-    for word in (str(tmp_path), "'game 3'", "after 1 actions", "press 1", repr(first.observation), "nondeterministic"):
+    for word in (
+        str(tmp_path),
+        "'game 3'",
+        "after 1 actions",
+        "press 1",
+        repr(first.outcome.observation),
+        "nondeterministic",
+    ):
         assert word in str(raised.value)
-    assert repr(second.observation) in str(raised.value)
+    assert repr(second.outcome.observation) in str(raised.value)
 
 
 def test_an_owner_shares_with_nobody(tmp_path: Path) -> None:
-    facts = TransitionCache(tmp_path)
-    facts.add([fact("game 3", [], "press 1", owner, observation=owner) for owner in ("", "run:0", "run:1", "other:0")])
-    facts.flush()
-    assert len(TransitionCache(tmp_path).found) == 4
-
-
-WRITERS, BATCHES = 3, 15
-
-
-def written(writer: int) -> list[list[Transition]]:
-    """Batches of one writer: of a task of its own, and of one that all play."""
-    return [
-        [fact(task, ["press 0"] * batch, f"press {number}") for task in (f"own {writer}", "all") for number in range(3)]
-        for batch in range(BATCHES)
-    ]
-
-
-def write_parts(folder: Path, writer: int) -> int:
-    """Write everything, in another process, and put it together several times if its number is even."""
-    facts = TransitionCache(folder)
-    for number, batch in enumerate(written(writer)):
-        facts.add(batch)
-        facts.flush()
-        if writer % 2 == 0 and number % 5 == 4:
-            facts.parts.join()
-    return len(facts.found)
+    cache = TransitionCache(tmp_path)
+    cache.add(
+        [transition("game 3", [], "press 1", owner, observation=owner) for owner in ("", "run:0", "run:1", "other:0")]
+    )
+    cache.flush()
+    assert len(TransitionCache(tmp_path).known_at_start) == 4
 
 
 def test_many_write_while_others_read_and_put_together(tmp_path: Path) -> None:
     expected = {item.key for writer in range(WRITERS) for batch in written(writer) for item in batch}
-    seen: frozenset[str] = frozenset()
+    read_before: frozenset[str] = frozenset()
     with ProcessPoolExecutor(WRITERS, mp_context=get_context("spawn")) as pool:
         writers = [pool.submit(write_parts, tmp_path, writer) for writer in range(WRITERS)]
         while not all(writer.done() for writer in writers):
-            now = TransitionCache(tmp_path).found
-            assert seen <= now <= expected
-            seen = now
+            now = TransitionCache(tmp_path).known_at_start
+            assert read_before <= now <= expected
+            read_before = now
         for writer in writers:
             writer.result()
-    assert TransitionCache(tmp_path).found == expected
+    assert TransitionCache(tmp_path).known_at_start == expected
     files = [path.name for path in tmp_path.iterdir()]
     assert all(name.endswith(".parquet") and not name.startswith(".") for name in files)
     assert len(files) < WRITERS * BATCHES
 
 
 def test_putting_together_again_loses_nothing(tmp_path: Path) -> None:
-    facts, expected = TransitionCache(tmp_path), set[str]()
+    cache, expected = TransitionCache(tmp_path), set[str]()
     for number in range(9):
-        facts.add([fact("game 3", [], f"press {number}")])
-        facts.flush()
-        expected.add(fact("game 3", [], f"press {number}").key)
+        cache.add([transition("game 3", [], f"press {number}")])
+        cache.flush()
+        expected.add(transition("game 3", [], f"press {number}").key)
         if number % 3 == 2:
-            facts.parts.join()
-        assert TransitionCache(tmp_path).found == expected
+            cache.parts.join()
+        assert TransitionCache(tmp_path).known_at_start == expected

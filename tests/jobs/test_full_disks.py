@@ -81,7 +81,7 @@ def test_a_disk_that_runs_full_while_collecting(disk: Path, tmp_path: Path) -> N
 
     def collect(out: Path) -> subprocess.CompletedProcess[str]:
         given = ["--env", "verl_ee/Household-v0", "--experts", str(experts), "--k", "8", "--out", str(out)]
-        command = [sys.executable, "-m", "verl_ee.cli.main", "collect", *given]
+        command = [sys.executable, "-m", "verl_ee.cli", "collect", *given]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     resize(disk, "40k")

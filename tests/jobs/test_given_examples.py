@@ -77,8 +77,7 @@ def test_the_budget_counts_what_the_file_gives(
     prompt = ({"role": "user", "content": "?"},)
     rows = [Row(prompt, str(index), "world_model", str(index)) for index in range(40)]
     given = {"world_model": rows, "imitation": [replace(rows[0], objective="imitation")] * 10}
-    settings = keys_of("iwm")["world_model"] | {"budget": budget}
-    data = stage_data(experts, encoder, "iwm", given, store, world_model=settings)
+    data = stage_data(experts, encoder, "iwm", given, store, world_model={"budget": budget})
     chosen = [int(example.provenance) for example in data.examples("world_model").examples]
     assert len(chosen) == expected
     assert chosen == sorted(set(chosen))

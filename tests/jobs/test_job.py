@@ -118,12 +118,13 @@ def test_resumes_at_grpo_without_repeating_a_stage(job: Job, tmp_path: Path) -> 
 
 
 def test_report_of_a_real_run(job: Job) -> None:
-    command = [sys.executable, "-m", "verl_ee.cli.main", "report", str(job.folder)]
+    command = [sys.executable, "-m", "verl_ee.cli", "report", str(job.folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = done.stdout.strip().splitlines()
-    assert lines[-1] == f"summary: {job.folder}/early_experience/summary.json"
-    assert Path(lines[-2].removeprefix("plot: ")).stat().st_size > 10_000
-    assert all(name in done.stdout for name in ("base", "world_model", "imitation", "grpo"))
+    assert lines[0].startswith(f"run: {job.folder}, seed ")
+    assert Path(lines[1].removeprefix("plot: ")).stat().st_size > 10_000
+    assert lines[2] == f"summary: {job.folder}/early_experience/summary.json"
+    assert [line.split()[0] for line in lines[-4:]] == ["base", "world_model", "imitation", "grpo"]
 
 
 @pytest.mark.slow

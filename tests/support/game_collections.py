@@ -44,9 +44,10 @@ def open_collection(
     kwargs: dict[str, Any] | None = None,
     **config: Any,
 ) -> Collection:
-    """Open a collection of everything that is listed."""
+    """Open a collection of everything that is listed; snapshots are used where there are any, without a trial."""
     environment = EnvironmentConfig(id=id_of(cls), kwargs=kwargs or {})
-    values = {"k": LISTED, "workers": 2} | config
+    restore = "snapshot" if issubclass(cls, SavedGame) else "auto"
+    values = {"k": LISTED, "workers": 2, "restore": restore} | config
     return Collection(folder, trajectories, environment, CollectConfig.model_validate(values), PROVENANCE)
 
 

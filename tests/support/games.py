@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 import signal
-import socket
-import subprocess
 import threading
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,11 @@ StepReturn = tuple[str, float, bool, bool, Info]
 def shown(task: str, seed: int | None, actions: Sequence[str]) -> str:
     """Return the observation of a game after `actions`: no two states of it look alike."""
     return f"{task} ({seed}) shows {zlib.crc32(json.dumps([task, seed, list(actions)]).encode())}"
+
+
+def compute(rounds: int) -> None:
+    """Do some work."""
+    hashlib.pbkdf2_hmac("sha256", b"a game", b"salt", rounds)
 
 
 class Game(gymnasium.Env[str, str]):
@@ -88,19 +91,24 @@ class HollowGame(SavedGame):
 
 
 class LaboriousGame(Game):
-    """A game that computes for a while; the time is that of a hash, and does not depend on a clock.
+    """A game that computes hashes at some operations, so that they take long on any machine.
 
     Args:
         reset_rounds: rounds of the hash at every reset.
         restore_rounds: rounds of the hash at every restore.
+        fork_rounds: rounds of the hash at every fork.
     """
 
-    def __init__(self, reset_rounds: int = 1, restore_rounds: int = 1, **values: Any) -> None:
+    def __init__(
+        self, reset_rounds: int = 1, restore_rounds: int = 1, fork_rounds: int | None = None, **values: Any
+    ) -> None:
         super().__init__(**values)
         self.reset_rounds, self.restore_rounds = reset_rounds, restore_rounds
+        if fork_rounds is not None:
+            os.register_at_fork(before=partial(compute, fork_rounds))
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, Info]:
-        hashlib.pbkdf2_hmac("sha256", b"reset", b"salt", self.reset_rounds)
+        compute(self.reset_rounds)
         return super().reset(seed=seed, options=options)
 
 
@@ -108,7 +116,7 @@ class SavedLaboriousGame(LaboriousGame, SavedGame):
     """A laborious game with snapshots."""
 
     def restore(self, state: Any) -> tuple[str, Info]:
-        hashlib.pbkdf2_hmac("sha256", b"restore", b"salt", self.restore_rounds)
+        compute(self.restore_rounds)
         return super().restore(state)
 
 
@@ -250,59 +258,6 @@ class Gated(Game):
         return super().reset(seed=seed, options=options)
 
 
-class Owner(Game):
-    """A game that owns something which a forked child would share or lack.
-
-    Args:
-        what: name of a method.
-        folder: a folder of its own.
-        late: whether it gets it at its first step, and not at its first reset.
-    """
-
-    def __init__(self, what: str, folder: str, late: bool = False, **values: Any) -> None:
-        super().__init__(**values)
-        self.acquire: Callable[[], Any] = getattr(self, what)
-        self.folder, self.late = Path(folder), late
-        self.owned: Any = None
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, Info]:
-        if self.owned is None and not self.late:
-            self.owned = self.acquire()
-        return super().reset(seed=seed, options=options)
-
-    def step(self, action: str) -> StepReturn:
-        if self.owned is None:
-            self.owned = self.acquire()
-        return super().step(action)
-
-    def socket(self) -> Any:
-        return socket.socketpair()
-
-    def file(self) -> Any:
-        return (self.folder / "log").open("a")
-
-    def subprocess(self) -> Any:
-        # It ends with this process, whose end closes the pipe.
-        return subprocess.Popen(["cat"], stdin=subprocess.PIPE)
-
-    def thread(self) -> Any:
-        thread = threading.Thread(target=threading.Event().wait, daemon=True, name="of the environment")
-        thread.start()
-        return thread
-
-
-class Homesick(Game):
-    """It shows something else in any process but the one that made it."""
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**values)
-        self.home = os.getpid()
-
-    def view(self) -> tuple[str, Info]:
-        observation, info = super().view()
-        return observation if os.getpid() == self.home else "Not connected.", info
-
-
 class Stillborn(Game):
     """It ends its process when it is made."""
 
@@ -310,57 +265,19 @@ class Stillborn(Game):
         os._exit(3)
 
 
-class SharedMemory(Game):
-    """A part of its state lies in memory that a forked child writes to as well."""
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**values)
-        self.memory = mmap.mmap(-1, 8)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, Info]:
-        self.memory[:8] = (0).to_bytes(8, "big")
-        return super().reset(seed=seed, options=options)
-
-    def step(self, action: str) -> StepReturn:
-        self.memory[:8] = (int.from_bytes(self.memory[:8], "big") + 1).to_bytes(8, "big")
-        return super().step(action)
-
-    def view(self) -> tuple[str, Info]:
-        observation, info = super().view()
-        return f"{observation}, count {int.from_bytes(self.memory[:8], 'big')}", info
-
-
-class SharedFile(Game):
-    """A part of its state lies in a file that every step writes; none is open between two steps."""
-
-    def __init__(self, folder: str, **values: Any) -> None:
-        super().__init__(**values)
-        self.state_file = Path(folder) / "state"
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, Info]:
-        self.state_file.write_text("")
-        return super().reset(seed=seed, options=options)
-
-    def step(self, action: str) -> StepReturn:
-        with self.state_file.open("a") as state:
-            state.write(f"{action};")
-        return super().step(action)
-
-    def view(self) -> tuple[str, Info]:
-        observation, info = super().view()
-        return f"{observation}, done {self.state_file.read_text()}", info
-
-
-for _cls in (
-    *(Game, SavedGame, HollowGame, LaboriousGame, SavedLaboriousGame, Trouble, SavedTrouble, Slipping, Dice, SavedDice),
-    *(Gated, Owner, Homesick, Stillborn, SharedMemory, SharedFile),
-):
-    gymnasium.register(f"test/{_cls.__name__}-v0", entry_point=_cls, nondeterministic=issubclass(_cls, Dice))
+def register(*classes: type[Game]) -> None:
+    """Register games under the ids that `id_of` returns."""
+    for cls in classes:
+        gymnasium.register(f"test/{cls.__name__}-v0", entry_point=cls, nondeterministic=issubclass(cls, Dice))
 
 
 def id_of(cls: type[Game]) -> str:
     """Return the id of a game, with the module that a host has to import for it."""
-    return f"{Game.__module__}:test/{cls.__name__}-v0"
+    return f"{cls.__module__}:test/{cls.__name__}-v0"
+
+
+register(Game, SavedGame, HollowGame, LaboriousGame, SavedLaboriousGame)
+register(Trouble, SavedTrouble, Slipping, Dice, SavedDice, Gated, Stillborn)
 
 
 def expert(

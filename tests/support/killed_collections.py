@@ -55,7 +55,7 @@ def lose_node(folder: Path, gate: Path, log: Path) -> None:
     ray.init(address=cluster.address, log_to_driver=False)
 
     def lose() -> None:
-        while len(list((folder / "parts" / "facts").glob("*.parquet"))) < NODES:
+        while len(list((folder / "parts" / "transitions").glob("*.parquet"))) < NODES:
             threading.Event().wait(0.02)
         (raylet,) = nodes[1].all_processes["raylet"]
         workers = psutil.Process(raylet.process.pid).children(recursive=True)

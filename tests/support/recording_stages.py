@@ -63,6 +63,8 @@ def recorded_stages(
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "examples/tiny_base/model")
     config = OmegaConf.create({"data": {"max_prompt_length": max_prompt_length, "max_response_length": 64}})
     folder = RunFolder(root)
+    # A job makes the folder when it locks it.
+    folder.files.mkdir(parents=True, exist_ok=True)
     summary = RunSummary.load(folder.summary_path, 0)
     evaluation = StageEvaluation(summary, list(early.stages)[-1], BASE)
     encoder = encoder_for(tokenizer, "qwen2", {})

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server in a thread: it answers and fails by script, and remembers who asked for what.
+"""An OpenAI-compatible server in a thread: it answers and fails by script, and remembers every request.
 
 With `upstream` it stands in front of a real server and passes on what is not scripted to fail.
 """
@@ -85,9 +85,9 @@ GARBAGE = {
     "an error with status 200": Reply({"error": {"message": "out of memory"}}),
     "400": refusal(400, "this prompt is too long"),
 }
-"""Answers that are none."""
+"""Replies that hold no answer."""
 Script = Callable[[str, int], Reply | None]
-"""From a prompt, and how often it was asked before, to the reply; None: what a working server says."""
+"""Returns the reply to a prompt that was asked so often before; None: the answer of a working server."""
 
 
 class Endpoint:

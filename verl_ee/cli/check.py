@@ -39,7 +39,7 @@ def _check(_: argparse.Namespace) -> int:
     conflicts = upstream.conflicts()
     for package in conflicts:
         print(f"conflict {package} breaks transformers next to a CPU torch. Run: pip uninstall -y {package}")
-    missing = any("missing" in place for place in registered.values())
+    missing = any("missing" in names for names in registered.values())
     count = sum(1 for problem in problems.values() if problem) + len(conflicts) + missing
     print(f"\n{f'{count} problems' if count else 'ok'}")
     return int(count > 0)

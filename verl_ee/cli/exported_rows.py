@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -116,7 +116,7 @@ def _config(keys: DictConfig, settings: Sequence[str]) -> EarlyExperienceConfig:
     """Return the typed config of some keys, changed by settings of the form `key=value`."""
     merged = OmegaConf.merge(keys, *(_setting(item) for item in settings))
     # A template of the world model may hold ${...} of its own.
-    return parse(cast(dict[str, Any], OmegaConf.to_container(merged, resolve=False)))
+    return parse(cast(Mapping[str, object], OmegaConf.to_container(merged, resolve=False)))
 
 
 def _setting(item: str) -> DictConfig:

@@ -77,7 +77,8 @@ def check_text(env: gymnasium.Env[str, str], trajectory: ExpertTrajectory, check
     for trial in check.trials:
         measured = f"{trial.branches} branches, {trial.milliseconds:.3f} ms each"
         lines.append(f"{trial.restore:9} {'no: ' + trial.problem if trial.problem else measured}")
-    lines.append(f"\nrestore=auto uses {check.automatic or 'none of them'}" if check.good else "\nThis environment cannot be branched.")
+    automatic = f"restore=auto uses {check.automatic or 'none of them'}"
+    lines += ["", automatic if check.good else "This environment cannot be branched."]
     return "\n".join(lines)
 
 

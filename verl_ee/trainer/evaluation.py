@@ -1,4 +1,4 @@
-"""Which stage of a job is under way, how long it has taken, and the success that verl's validation finds after it."""
+"""Evaluations of a job: the stage that each belongs to, the seconds of that stage, and its success."""
 
 from __future__ import annotations
 

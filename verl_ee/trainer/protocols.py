@@ -1,4 +1,4 @@
-"""The parts of verl's objects that the trainer uses, as types: verl itself has none, and tests stand in for them."""
+"""Types for verl's objects, as far as the trainer uses them: verl itself has none, and tests stand in for them."""
 
 from __future__ import annotations
 

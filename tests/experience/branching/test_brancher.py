@@ -24,6 +24,7 @@ from verl_ee.experience.branching.restore import ReplayRestore, RestoreMethod, S
 from verl_ee.experience.branching.session import EnvironmentSession
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.proposers import sample_admissible, seed_of
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.prompts.actions import canonical
 
 CONFIG = CollectConfig(k=3)
@@ -84,7 +85,7 @@ def trajectory() -> ExpertTrajectory:
 def results_of(
     env: gymnasium.Env[str, str], restore: RestoreMethod, unit: WorkUnit, config: CollectConfig = CONFIG
 ) -> tuple[list[StateResult], Usage]:
-    """What branching a unit gives, and what it took."""
+    """Branch a unit, and return the results and the usage."""
     session = EnvironmentSession(lambda: env)
     return list(branch(session, restore, unit, config)), session.usage
 
@@ -96,7 +97,7 @@ def with_step(trajectory: ExpertTrajectory, index: int, **values: Any) -> Expert
 
 
 def played(task: str, actions: list[str]) -> Outcome:
-    """What the last of `actions` leads to in a house of its own."""
+    """Return the outcome of the last of `actions` in a house of its own."""
     env = Household()
     env.reset(options={"task": task})
     for action in actions:
@@ -109,9 +110,7 @@ def test_every_method_gives_what_straight_play_gives(task: str, restore: Restore
     trajectory = Household().expert_trajectory(task)
     actions = [step.action for step in trajectory.steps]
     results, _ = results_of(Household(), restore, whole(trajectory, 4))
-    assert [(result.ref.trajectory, result.ref.step) for result in results] == [
-        (4, step) for step in range(len(actions))
-    ]
+    assert [result.ref for result in results] == [StateRef(4, step) for step in range(len(actions))]
     for step, result in enumerate(results):
         assert result.expert_outcome == played(task, actions[: step + 1])
         assert result.outcomes == tuple(played(task, [*actions[:step], action]) for action in result.alternatives)
@@ -119,9 +118,8 @@ def test_every_method_gives_what_straight_play_gives(task: str, restore: Restore
         assert (result.faults, result.lost) == ((), False)
     recorded = [*[step.observation for step in trajectory.steps[1:]], trajectory.final_observation]
     assert [result.expert_outcome.observation for result in results if result.expert_outcome] == recorded
-    assert [result.expert_outcome.done for result in results if result.expert_outcome] == [False] * (
-        len(actions) - 1
-    ) + [True]
+    ends = [result.expert_outcome.done for result in results if result.expert_outcome]
+    assert ends == [False] * (len(actions) - 1) + [True]
 
 
 def test_an_action_that_the_environment_refuses_or_that_ends_it_is_marked(restore: RestoreMethod) -> None:
@@ -140,11 +138,8 @@ def test_the_experts_own_outcome_is_left_out_if_it_is_not_requested(
 ) -> None:
     unit = whole(trajectory)
     both, _ = results_of(Household(), restore, unit)
-    alone, _ = results_of(
-        Household(),
-        restore,
-        replace(unit, requests=tuple(replace(request, include_expert=False) for request in unit.requests)),
-    )
+    requests = tuple(replace(request, include_expert=False) for request in unit.requests)
+    alone, _ = results_of(Household(), restore, replace(unit, requests=requests))
     assert all(result.expert_outcome is None for result in alone)
     assert [result.outcomes for result in alone] == [result.outcomes for result in both]
 
@@ -158,8 +153,8 @@ def test_named_alternatives_are_executed_unless_their_outcome_is_known(restore: 
     results, _ = results_of(SavedGame(), restore, WorkUnit(2, trajectory, requests))
     assert [result.alternatives for result in results] == [request.alternatives for request in requests]
     assert [[outcome.action for outcome in result.outcomes] for result in results] == [["press 3", "sing"], []]
-    assert results[0].expert is None
-    assert results[1].expert == Outcome("press 0", shown("game 0", 7, ["press 0"] * 4), True, False)
+    assert results[0].expert_outcome is None
+    assert results[1].expert_outcome == Outcome("press 0", shown("game 0", 7, ["press 0"] * 4), True, False)
 
 
 @pytest.mark.parametrize("k", [1, 4, 8, 100])
@@ -321,7 +316,7 @@ def test_an_expert_whose_last_action_led_elsewhere_is_noticed(
 ) -> None:
     wrong = replace(trajectory, final_observation="You see a dragon.")
     *_, last = results_of(Household(), restore, whole(wrong))[0]
-    assert (last.lost, last.expert, len(last.outcomes)) == (False, None, CONFIG.k)
+    assert (last.lost, last.expert_outcome, len(last.outcomes)) == (False, None, CONFIG.k)
     assert last.faults[-1].action == trajectory.steps[-1].action
     assert "'You see a dragon.'" in str(last.faults[-1])
 

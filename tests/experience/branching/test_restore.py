@@ -1,134 +1,117 @@
-"""The way back to a state that an environment gets, chosen in the process that holds it."""
+"""The method to restore a state that an environment gets, chosen in the process that holds it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import pytest
 from support.games import (
     Dice,
     Game,
-    Homesick,
-    Owner,
+    HollowGame,
+    LaboriousGame,
     SavedDice,
     SavedGame,
-    SharedFile,
-    SharedMemory,
+    SavedLaboriousGame,
     expert,
     id_of,
-    recorded,
     shown,
     whole,
 )
+from support.hosts import chosen_restore, supervised
 
 from verl_ee.config import CollectConfig, EnvironmentConfig, parse
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import EnvError
 from verl_ee.experience.branching.protocol import Usage
-from verl_ee.experience.branching.supervisor import HostSupervisor
+from verl_ee.experience.branching.restore import cheapest
+from verl_ee.experience.branching.restore_trial import FORKS
 
-ACTIONS = ["press 1", "press 2", "press 3"]
-
-
-def chosen(
-    cls: type[Game], asked: str = "auto", sample: ExpertTrajectory | None = None, **kwargs: Any
-) -> tuple[str, Usage]:
-    """The way that a host chooses, and what it tried for it."""
-    environment = EnvironmentConfig(id=id_of(cls), kwargs=kwargs)
-    config = CollectConfig.model_validate({"restore": asked, "step_timeout": 10.0, "start_timeout": 10.0})
-    supervisor = HostSupervisor(environment, config, sample or expert(length=5))
-    supervisor.close()
-    return supervisor.restore, supervisor.trial
+LENGTH = 5
+"""Steps of the sample."""
+SNAPSHOT_TRIAL, FORK_PROOF, WALK = Usage(2 * LENGTH, 1), Usage(2 * LENGTH, 1), Usage(LENGTH, 1)
+FORK_TIMING = Usage(FORKS, 1)
+ROUNDS = 1_000_000
+"""Rounds of a hash that take at least twenty times as long as a fork."""
 
 
-def test_a_snapshot_comes_first() -> None:
-    assert chosen(SavedGame) == ("snapshot", Usage())
-    assert chosen(SavedGame, forkable=True) == ("snapshot", Usage())
-
-
-@pytest.mark.parametrize(("asked", "way"), [("fork", "fork"), ("replay", "replay"), ("snapshot", "snapshot")])
-def test_what_is_asked_for_is_taken_where_it_is_possible(asked: str, restore: str) -> None:
-    assert chosen(SavedGame, asked, forkable=True) == (restore, Usage())
-
-
-def test_an_environment_that_declares_it_is_forked_untried() -> None:
-    assert chosen(Game, forkable=True) == ("fork", Usage())
-
-
-def test_an_environment_that_declares_nothing_is_tried_along_the_whole_sample() -> None:
-    restore, trial = chosen(Game)
-    assert restore == "fork"
-    assert trial == Usage(env_steps=2 * 5, resets=1)
-
-
-def test_an_environment_that_declares_against_it_is_replayed() -> None:
-    assert chosen(Game, forkable=False) == ("replay", Usage())
-    with pytest.raises(
-        EnvError, match=r"--restore=fork, but .*Game-v0 cannot be forked.*forkable = False.*--restore=auto"
-    ):
-        chosen(Game, "fork", forkable=False)
+@pytest.mark.parametrize("requested", ["snapshot", "fork", "replay"])
+def test_a_requested_method_is_taken_untried_where_it_is_possible(requested: str) -> None:
+    assert chosen_restore(SavedGame, requested, forkable=True) == (requested, Usage())
 
 
 @pytest.mark.parametrize(
-    ("what", "words"),
+    ("seconds", "expected"),
     [
-        ("socket", ["descriptor", "socket:"]),
-        ("file", ["descriptor", "/log"]),
-        ("subprocess", ["subprocess"]),
-        ("thread", ["thread"]),
+        ({"snapshot": 1.0, "fork": 1.0, "replay": 1.0}, "snapshot"),
+        ({"snapshot": 1.0, "fork": 0.7, "replay": 0.7}, "snapshot"),
+        ({"snapshot": 1.0, "fork": 0.6, "replay": 0.5}, "fork"),
+        ({"snapshot": 1.0, "fork": 0.6, "replay": 0.3}, "replay"),
+        ({"snapshot": 1.0, "fork": 9.0, "replay": 0.6}, "replay"),
+        ({"fork": 0.0045, "replay": 0.00025}, "replay"),
+        ({"fork": 0.0045, "replay": 0.0035}, "fork"),
+        ({"replay": 1.0, "snapshot": 1.4}, "snapshot"),
+        ({"replay": 1.0}, "replay"),
     ],
 )
-@pytest.mark.parametrize("late", [False, True], ids=["at-reset", "at-the-first-step"])
-def test_what_a_child_would_share_or_lack_stands_against_a_fork(
-    tmp_path: Path, what: str, words: list[str], late: bool
-) -> None:
-    assert chosen(Owner, what=what, late=late, folder=str(tmp_path))[0] == "replay"
-    with pytest.raises(EnvError) as raised:
-        chosen(Owner, "fork", what=what, late=late, folder=str(tmp_path))
-    for word in ("--restore=fork", "Owner-v0 cannot be forked", "it owns", *words):
-        assert word in str(raised.value)
+def test_a_later_method_is_taken_only_if_it_is_much_cheaper(seconds: dict[str, float], expected: str) -> None:
+    assert cheapest(seconds) == expected
+
+
+@pytest.mark.parametrize(("forkable", "fork_trial"), [(True, FORK_TIMING), (None, FORK_PROOF)])
+def test_a_game_whose_replay_is_cheaper_than_a_fork_is_replayed(forkable: bool | None, fork_trial: Usage) -> None:
+    expected = ("replay", fork_trial + WALK)
+    assert chosen_restore(LaboriousGame, forkable=forkable, fork_rounds=ROUNDS) == expected
+
+
+@pytest.mark.parametrize(("forkable", "fork_trial"), [(True, FORK_TIMING), (None, FORK_PROOF)])
+def test_a_game_whose_reset_takes_long_is_forked(forkable: bool | None, fork_trial: Usage) -> None:
+    expected = ("fork", fork_trial + WALK)
+    assert chosen_restore(LaboriousGame, forkable=forkable, reset_rounds=ROUNDS) == expected
+
+
+def test_a_game_with_snapshots_goes_back_to_them() -> None:
+    expected = ("snapshot", SNAPSHOT_TRIAL + FORK_TIMING + WALK)
+    rounds = {"reset_rounds": ROUNDS, "fork_rounds": ROUNDS}
+    assert chosen_restore(SavedLaboriousGame, forkable=True, **rounds) == expected
+
+
+def test_a_game_whose_snapshots_take_long_is_restored_otherwise() -> None:
+    assert chosen_restore(SavedLaboriousGame, forkable=False, restore_rounds=ROUNDS)[0] == "replay"
+    rounds = {"reset_rounds": ROUNDS, "restore_rounds": ROUNDS}
+    assert chosen_restore(SavedLaboriousGame, forkable=True, **rounds)[0] == "fork"
+
+
+def test_snapshots_that_do_not_give_the_state_back_are_not_used() -> None:
+    assert chosen_restore(HollowGame, forkable=False)[0] == "replay"
+
+
+def test_the_only_possible_method_is_not_tried() -> None:
+    assert chosen_restore(Game, forkable=False) == ("replay", Usage())
+    assert chosen_restore(SavedDice, forkable=False) == ("snapshot", Usage())
+    assert chosen_restore(Dice, forkable=True) == ("fork", Usage())
+
+
+def test_a_nondeterministic_environment_that_declares_nothing_is_tried() -> None:
+    assert chosen_restore(Dice) == ("fork", FORK_PROOF)
 
 
 @pytest.mark.parametrize(
-    "shared",
-    [lambda folder: (SharedMemory, {}), lambda folder: (SharedFile, {"folder": str(folder)})],
-    ids=["memory", "file"],
+    ("cls", "forkable", "expected"), [(SavedGame, True, "snapshot"), (Game, True, "fork"), (Game, None, "replay")]
 )
-def test_a_child_whose_step_changes_the_parent_stands_against_a_fork(
-    tmp_path: Path, shared: Callable[[Path], tuple[type[Game], dict[str, Any]]]
+def test_a_sample_that_cannot_be_played_leaves_the_first_method_that_is_possible(
+    cls: type[Game], forkable: bool | None, expected: str
 ) -> None:
-    cls, kwargs = shared(tmp_path)
-    sample = recorded(cls(**kwargs), "game 3", ACTIONS)
-    restore, trial = chosen(cls, sample=sample, **kwargs)
-    assert restore == "replay"
-    assert trial.env_steps > 0
-    with pytest.raises(EnvError, match=r"cannot be forked: .*trial"):
-        chosen(cls, "fork", sample=sample, **kwargs)
-
-
-def test_a_child_that_sees_something_else_stands_against_a_fork() -> None:
-    assert chosen(Homesick)[0] == "replay"
-    with pytest.raises(EnvError, match="at step 0 of a trial, child and parent saw different outcomes"):
-        chosen(Homesick, "fork")
-
-
-def test_a_sample_that_is_not_what_the_environment_shows_stands_against_a_fork() -> None:
-    other = recorded(Game(), "game 3", ACTIONS)
-    wrong = ExpertTrajectory(**{**vars(other), "task": "game 4"})
-    with pytest.raises(EnvError, match="in a trial, .*" + shown("game 3", 7, []).split()[-1]):
-        chosen(Game, "fork", sample=wrong)
+    wrong: ExpertTrajectory = replace(expert(length=LENGTH), final_observation="You see a dragon.")
+    assert chosen_restore(cls, sample=wrong, forkable=forkable)[0] == expected
 
 
 def test_a_nondeterministic_environment_is_never_replayed() -> None:
-    for asked in ("auto", "replay"):
+    for requested in ("auto", "replay"):
         with pytest.raises(EnvError) as raised:
-            chosen(Dice, asked, forkable=False)
+            chosen_restore(Dice, requested, forkable=False)
         for word in (id_of(Dice), "nondeterministic", "snapshot() and restore()", "forkable = True"):
             assert word in str(raised.value)
-    assert chosen(SavedDice, forkable=False)[0] == "snapshot"
-    assert chosen(Dice, forkable=True)[0] == "fork"
 
 
 def test_a_key_is_named_as_a_user_types_it() -> None:
@@ -136,23 +119,26 @@ def test_a_key_is_named_as_a_user_types_it() -> None:
     collect = {"mine": {"restore": "snapshot"}}
     job = {"method": "iwm", "environment": {"id": "?"}, "experts": "?", "stages": stages}
     job |= {"collect": collect, "world_model": {"collect": "mine"}}
-    with pytest.raises(EnvError, match=r"^early_experience\.collect\.mine\.restore=snapshot, but .*mine\.restore=auto"):
-        HostSupervisor(EnvironmentConfig(id=id_of(Game)), parse(job).collect["mine"], expert())
+    config = parse(job).collect["mine"]
+    words = r"^early_experience\.collect\.mine\.restore=snapshot, but .*mine\.restore=auto"
+    with pytest.raises(EnvError, match=words), supervised(EnvironmentConfig(id=id_of(Game)), config, expert()):
+        pass
 
 
 @pytest.mark.parametrize("cls", [Game, Dice])
-def test_a_snapshot_that_is_not_there_cannot_be_asked_for(cls: type[Game]) -> None:
+def test_a_snapshot_that_is_not_there_cannot_be_requested(cls: type[Game]) -> None:
     with pytest.raises(EnvError, match=r"^--restore=snapshot, but .* has no snapshot\(\)"):
-        chosen(cls, "snapshot", forkable=True)
+        chosen_restore(cls, "snapshot", forkable=True)
 
 
-def test_the_environment_that_was_tried_branches_as_if_it_had_not_been() -> None:
-    sample = expert(length=5)
-    supervisor = HostSupervisor(EnvironmentConfig(id=id_of(Game)), CollectConfig(k=2), sample)
-    answers = list(supervisor.branch(whole(expert("game 9", 3))))
-    supervisor.close()
-    for answer in answers:
-        path = ["press 0"] * answer.step
-        assert [done.observation for done in answer.outcomes] == [
-            shown("game 9", 7, [*path, action]) for action in answer.actions
+@pytest.mark.parametrize("cls", [Game, SavedGame])
+def test_the_environment_that_was_tried_branches_as_if_it_had_not_been(cls: type[Game]) -> None:
+    sample = expert(length=LENGTH)
+    with supervised(EnvironmentConfig(id=id_of(cls)), CollectConfig(k=2), sample) as supervisor:
+        results = list(supervisor.branch(whole(expert("game 9", 3))))
+    for result in results:
+        path = ["press 0"] * result.ref.step
+        assert len(result.outcomes) == 2
+        assert [outcome.observation for outcome in result.outcomes] == [
+            shown("game 9", 7, [*path, action]) for action in result.alternatives
         ]

@@ -1,4 +1,4 @@
-"""What a supervisor makes of an environment that hangs, crashes or raises: two tries, then one fault, and no more."""
+"""Environments that hang, crash or raise under a supervisor: two tries, then one fault, and nothing else is lost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support.games import MUCH, TOKENS, Game, SavedTrouble, Stillborn, Trouble, expert, id_of, shown, whole
+from support.hosts import supervised
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.errors import BranchError, EnvError
@@ -14,51 +15,50 @@ from verl_ee.experience.branching.protocol import StateRequest, StateResult, Usa
 from verl_ee.experience.branching.replayer import TRIES
 from verl_ee.experience.branching.supervisor import HostSupervisor
 from verl_ee.experience.outcome import Outcome
+from verl_ee.experience.state_ref import StateRef
 
 K, LENGTH, STEP = 9, 6, 2
 TRAJECTORY = expert("game 1", LENGTH)
 SIBLINGS = {action for action in Game().actions if action != "press 0"}
-"""With K as large, all of them are alternatives of every state."""
+"""With K as large as this, all of them are alternatives of every state."""
 
 
 @pytest.fixture(params=["snapshot", "fork", "replay"])
 def restore(request: pytest.FixtureRequest) -> str:
-    """Hosts die in each, of different things."""
+    """Hosts die differently by each method."""
     name: str = request.param
     return name
 
 
 @pytest.fixture
 def marks(tmp_path: Path) -> Path:
-    """Where trouble is noted."""
+    """The folder in which the games note their trouble."""
     folder = tmp_path / "marks"
     folder.mkdir()
     return folder
 
 
-def answers_of(restore: str, marks: Path, unit: WorkUnit | None = None, **trouble: Any) -> list[StateResult]:
-    """What a supervisor answers about the whole of the game in which there is trouble."""
-    # After as many times it is over, so that what tries for ever ends too.
+def results_of(restore: str, marks: Path, unit: WorkUnit | None = None, **trouble: Any) -> list[StateResult]:
+    """Return the results of a whole unit of the game in which there is trouble."""
+    # The trouble is over after so many times, so that endless tries would end too.
     kwargs = {"forkable": True, "marks": str(marks), "times": 9, **trouble}
     environment = EnvironmentConfig(id=id_of(SavedTrouble if restore == "snapshot" else Trouble), kwargs=kwargs)
     limit = 1.0 if trouble["what"].startswith("hang") else 60.0
     config = CollectConfig.model_validate({"restore": restore, "k": K, "step_timeout": limit})
-    supervisor = HostSupervisor(environment, config, TRAJECTORY)
-    try:
+    with supervised(environment, config, TRAJECTORY) as supervisor:
         assert supervisor.restore == restore
         return list(supervisor.branch(unit or whole(TRAJECTORY, 3)))
-    finally:
-        supervisor.close()
 
 
-def check_outcomes(answers: list[StateResult], missing: set[tuple[int, str]]) -> None:
+def check_outcomes(results: list[StateResult], missing: set[tuple[int, str]]) -> None:
     """Every action of every state has its outcome, except those that are missing."""
-    for step, answer in enumerate(answers):
+    for step, result in enumerate(results):
         path = ["press 0"] * step
-        found = {done.action: done for done in (*answer.outcomes, *([answer.expert] if answer.expert else []))}
-        assert set(found) == {action for action in (*SIBLINGS, "press 0") if (step, action) not in missing}
-        for action, done in found.items():
-            assert done == Outcome(action, shown("game 1", 7, [*path, action]), action != "jam", action == "stop")
+        expert_outcomes = [result.expert_outcome] if result.expert_outcome else []
+        outcomes = {outcome.action: outcome for outcome in (*result.outcomes, *expert_outcomes)}
+        assert set(outcomes) == {action for action in (*SIBLINGS, "press 0") if (step, action) not in missing}
+        for action, outcome in outcomes.items():
+            assert outcome == Outcome(action, shown("game 1", 7, [*path, action]), action != "jam", action == "stop")
 
 
 KINDS = [
@@ -75,13 +75,13 @@ KINDS = [
 def test_an_action_that_always_fails_is_left_out_and_nothing_else(
     restore: str, marks: Path, what: str, kind: str, words: dict[str, str]
 ) -> None:
-    answers = answers_of(restore, marks, what=what)
-    assert [answer.step for answer in answers] == list(range(LENGTH))
-    check_outcomes(answers, {(STEP, "press 5")})
-    faults = [fault for answer in answers for fault in answer.faults]
+    results = results_of(restore, marks, what=what)
+    assert [result.ref.step for result in results] == list(range(LENGTH))
+    check_outcomes(results, {(STEP, "press 5")})
+    faults = [fault for result in results for fault in result.faults]
     assert [fault.action for fault in faults] == [None] * (TRIES - 1) + ["press 5"]
     for fault in faults:
-        assert (fault.trajectory, fault.step, fault.kind) == (3, STEP, kind)
+        assert (fault.ref, fault.kind) == (StateRef(3, STEP), kind)
         assert words[restore] in fault.message
     assert "trajectory 3, step 2, action 'press 5': " in str(faults[-1])
     assert len(list(marks.iterdir())) == TRIES
@@ -89,17 +89,17 @@ def test_an_action_that_always_fails_is_left_out_and_nothing_else(
 
 @pytest.mark.parametrize("what", ["hang", "fail", "leave", "kill", "kill_host"])
 def test_an_action_that_fails_once_is_tried_again(restore: str, marks: Path, what: str) -> None:
-    answers = answers_of(restore, marks, what=what, times=1)
-    check_outcomes(answers, set())
-    (fault,) = (fault for answer in answers for fault in answer.faults)
-    assert (fault.trajectory, fault.step, fault.action) == (3, STEP, None)
+    results = results_of(restore, marks, what=what, times=1)
+    check_outcomes(results, set())
+    (fault,) = (fault for result in results for fault in result.faults)
+    assert (fault.ref, fault.action) == (StateRef(3, STEP), None)
 
 
-@pytest.mark.parametrize("way", ["snapshot", "fork"], indirect=True)
+@pytest.mark.parametrize("restore", ["snapshot", "fork"], indirect=True)
 def test_an_environment_that_takes_the_alarm_for_itself_is_ended_from_outside(restore: str, marks: Path) -> None:
-    answers = answers_of(restore, marks, what="hang_deaf")
-    check_outcomes(answers, {(STEP, "press 5")})
-    faults = [fault for answer in answers for fault in answer.faults]
+    results = results_of(restore, marks, what="hang_deaf")
+    check_outcomes(results, {(STEP, "press 5")})
+    faults = [fault for result in results for fault in result.faults]
     assert [(fault.kind, fault.action) for fault in faults] == [("time limit", None), ("time limit", "press 5")]
     assert all("--step-timeout=1 s" in fault.message for fault in faults)
     assert len(list(marks.iterdir())) == TRIES
@@ -108,10 +108,10 @@ def test_an_environment_that_takes_the_alarm_for_itself_is_ended_from_outside(re
 def test_what_a_host_spent_before_it_died_is_counted(restore: str, marks: Path) -> None:
     log = marks.parent / "log"
     # Where nothing is declared, every host that is to fork tries it along the trajectory.
-    answers = answers_of(restore, marks, what="kill_host", times=1, log=str(log), forkable=None)
-    check_outcomes(answers, set())
+    results = results_of(restore, marks, what="kill_host", times=1, log=str(log), forkable=None)
+    check_outcomes(results, set())
     trial = 2 * LENGTH if restore == "fork" else 0
-    usage = sum((answer.usage for answer in answers), Usage())
+    usage = sum((result.usage for result in results), Usage())
     assert usage.env_steps + trial == len(log.read_text().splitlines())
 
 
@@ -121,26 +121,23 @@ def test_what_a_host_spent_before_it_died_is_counted(restore: str, marks: Path) 
 def test_where_the_expert_cannot_go_on_what_was_done_before_is_kept(
     restore: str, marks: Path, what: str, step: int
 ) -> None:
-    answers = answers_of(restore, marks, what=what, step=step, action="press 0")
-    assert [answer.step for answer in answers] == list(range(LENGTH))
-    assert [answer.lost for answer in answers] == [number > step for number in range(LENGTH)]
-    check_outcomes(answers[: step + 1], {(step, "press 0")})
-    for answer in answers[step + 1 :]:
-        assert answer.outcomes == ()
-        assert answer.faults[-1].kind == {"fail": "raised", "leave": "died"}[what]
-    assert answers[step].faults[-1].action == "press 0"
+    results = results_of(restore, marks, what=what, step=step, action="press 0")
+    assert [result.ref.step for result in results] == list(range(LENGTH))
+    assert [result.lost for result in results] == [number > step for number in range(LENGTH)]
+    check_outcomes(results[: step + 1], {(step, "press 0")})
+    for result in results[step + 1 :]:
+        assert result.outcomes == ()
+        assert result.faults[-1].kind == {"fail": "raised", "leave": "died"}[what]
+    assert results[step].faults[-1].action == "press 0"
 
 
 def test_a_unit_after_a_death_goes_on_as_before(marks: Path) -> None:
     environment = EnvironmentConfig(id=id_of(SavedTrouble), kwargs={"what": "kill", "marks": str(marks)})
-    supervisor = HostSupervisor(environment, CollectConfig(k=K), TRAJECTORY)
-    try:
+    with supervised(environment, CollectConfig(k=K, restore="snapshot"), TRAJECTORY) as supervisor:
         check_outcomes(list(supervisor.branch(whole(TRAJECTORY))), {(STEP, "press 5")})
         later = WorkUnit(0, expert("game 1", LENGTH, seed=8), (StateRequest(4, ("press 1",)),))
-        (answer,) = supervisor.branch(later)
-    finally:
-        supervisor.close()
-    assert answer.outcomes == (Outcome("press 1", shown("game 1", 8, ["press 0"] * 4 + ["press 1"]), True, False),)
+        (result,) = supervisor.branch(later)
+    assert result.outcomes == (Outcome("press 1", shown("game 1", 8, ["press 0"] * 4 + ["press 1"]), True, False),)
 
 
 def test_two_actions_that_kill_are_both_left_out(marks: Path) -> None:
@@ -149,17 +146,17 @@ def test_two_actions_that_kill_are_both_left_out(marks: Path) -> None:
         TRAJECTORY,
         (StateRequest(STEP, ("press 5", "press 6", " press 5")), StateRequest(STEP + 1, ("press 5", "press 6"))),
     )
-    first, second = answers_of("snapshot", marks, unit, what="kill")
-    assert [done.action for done in first.outcomes] == ["press 6"]
+    first, second = results_of("snapshot", marks, unit, what="kill")
+    assert [outcome.action for outcome in first.outcomes] == ["press 6"]
     assert {fault.action for fault in first.faults} <= {None, "press 5", " press 5"}
-    assert [done.action for done in second.outcomes] == ["press 5", "press 6"]
+    assert [outcome.action for outcome in second.outcomes] == ["press 5", "press 6"]
 
 
 @pytest.mark.parametrize(("what", "text"), [("show_much", MUCH), ("show_tokens", TOKENS)])
 def test_what_is_shown_comes_back_letter_by_letter(restore: str, marks: Path, what: str, text: str) -> None:
-    answers = answers_of(restore, marks, what=what)
-    assert not any(answer.faults for answer in answers)
-    (odd,) = (done for done in answers[STEP].outcomes if done.action == "press 5")
+    results = results_of(restore, marks, what=what)
+    assert not any(result.faults for result in results)
+    (odd,) = (outcome for outcome in results[STEP].outcomes if outcome.action == "press 5")
     assert odd.observation == text
 
 
@@ -174,3 +171,14 @@ def test_an_environment_that_cannot_be_made_is_named() -> None:
 def test_an_environment_that_ends_its_process_when_it_is_made_is_named() -> None:
     with pytest.raises(BranchError, match=r"Stillborn-v0 could not be started: .*exit status 3.*verl-ee envs check"):
         HostSupervisor(EnvironmentConfig(id=id_of(Stillborn)), CollectConfig(), TRAJECTORY)
+
+
+def test_an_environment_that_ends_its_process_in_a_trial_is_named(marks: Path) -> None:
+    kwargs = {"what": "leave", "marks": str(marks), "action": "press 0", "forkable": True}
+    environment = EnvironmentConfig(id=id_of(SavedTrouble), kwargs=kwargs)
+    words = r"SavedTrouble-v0 ended before .* --restore=auto: .*exit status 3.*name one of snapshot, fork, replay"
+    with (
+        pytest.raises(BranchError, match=words),
+        supervised(environment, CollectConfig(), TRAJECTORY),
+    ):
+        pass

@@ -26,6 +26,7 @@ from verl_ee.errors import BranchError, EnvError
 from verl_ee.experience.branching.replayer import TRIES
 from verl_ee.experience.branching.workers import worker_count
 from verl_ee.experience.collecting.prediction import predict
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import BRANCHES, TRANSITIONS, read_branches
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -46,7 +47,7 @@ def marks(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("way", ["snapshot", "fork", "replay"])
+@pytest.mark.parametrize("restore", ["snapshot", "fork", "replay"])
 def test_workers_collect_what_one_process_collects(
     tmp_path: Path, undisturbed: Tables, restore: str, workers: int
 ) -> None:
@@ -72,7 +73,7 @@ def test_workers_collect_what_one_process_collects(
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [BRANCHES, "run.json", TRANSITIONS]
 
 
-@pytest.mark.parametrize("way", ["snapshot", "replay"])
+@pytest.mark.parametrize("restore", ["snapshot", "replay"])
 def test_a_dry_run_counts_the_steps_and_writes_nothing(tmp_path: Path, restore: str) -> None:
     config = CollectConfig.model_validate({"k": LISTED, "workers": 3, "restore": restore})
     found = predict(tmp_path / "store", TRAJECTORIES, EnvironmentConfig(id=id_of(SavedGame)), config)
@@ -120,8 +121,10 @@ def test_what_is_shown_is_stored_letter_by_letter(tmp_path: Path, marks: Path, w
     assert (done.lost, done.failed, done.faults) == (0, 0, {})
     in_one_process(tmp_path / "expected")
     for found, expected in zip(read_branches(tmp_path / "store"), read_branches(tmp_path / "expected"), strict=True):
-        odd = (found.trajectory, found.step, found.action) == (1, 2, "press 5")
-        assert found == (replace(expected, observation=text) if odd else expected)
+        if (found.ref, found.outcome.action) == (StateRef(1, 2), "press 5"):
+            assert found == replace(expected, outcome=replace(expected.outcome, observation=text))
+        else:
+            assert found == expected
 
 
 def test_a_game_that_slips_into_another_contaminates_nothing(tmp_path: Path, marks: Path, undisturbed: Tables) -> None:

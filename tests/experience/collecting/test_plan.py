@@ -17,6 +17,7 @@ from verl_ee.experience.branching.session import EnvironmentSession
 from verl_ee.experience.collecting.plan import CollectionPlan, split_work
 from verl_ee.experience.collecting.proposal_journal import DecidedState, ProposalJournal
 from verl_ee.experience.collecting.transition_cache import TransitionCache
+from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.proposers import Proposal
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import Transition, transition_key
@@ -29,30 +30,29 @@ class Ledger:
     """A plan, and the facts that it looks at."""
 
     def __init__(self, folder: Path, trajectories: list[ExpertTrajectory], config: CollectConfig = CONFIG) -> None:
-        self.cache, self.journal = TransitionCache(folder / "facts"), ProposalJournal(folder / "answers")
+        self.cache, self.journal = TransitionCache(folder / "transitions"), ProposalJournal(folder / "proposals")
         self.plan = CollectionPlan(trajectories, config, self.cache, self.journal)
-        for place in self.plan.places():
-            self.plan.decide(place)
+        for ref in self.plan.refs():
+            self.plan.decide(ref)
 
-    def execute(self, place: StateRef, action: str) -> None:
+    def execute(self, ref: StateRef, action: str) -> None:
         """Make an outcome known."""
-        trajectory, state = self.plan.trajectories[place.trajectory], self.plan.key(place)
-        path = tuple(step.action for step in trajectory.steps[: place.step])
-        seen = shown(trajectory.task, trajectory.seed, [*path, action])
-        self.cache.add([Transition(transition_key(state, action), state, "", path, action, seen, True, False)])
+        trajectory, state = self.plan.trajectories[ref.trajectory], self.plan.key(ref)
+        path = tuple(step.action for step in trajectory.steps[: ref.step])
+        outcome = Outcome(action, shown(trajectory.task, trajectory.seed, [*path, action]), True, False)
+        self.cache.add([Transition(transition_key(state, action), state, "", path, outcome)])
 
     def units(self) -> list[WorkUnit]:
-        found = (self.plan.unit(index) for index in range(len(self.plan.trajectories)))
-        return [unit for unit in found if unit is not None]
+        return self.plan.work_units(range(len(self.plan.trajectories)))
 
 
 def open_actions(unit: WorkUnit) -> list[tuple[int, str]]:
     """Step and action of everything that a unit executes for itself."""
     found = []
-    for ask in unit.requests:
-        own = [unit.trajectory.steps[ask.step].action] if ask.expert else []
-        fresh = [action for action in ask.actions or () if canonical(action) not in ask.known]
-        found += [(ask.step, action) for action in own + fresh]
+    for request in unit.requests:
+        own = [unit.trajectory.steps[request.step].action] if request.include_expert else []
+        fresh = [action for action in request.alternatives or () if canonical(action) not in request.known]
+        found += [(request.step, action) for action in own + fresh]
     return found
 
 
@@ -60,27 +60,27 @@ def test_all_is_asked_for_at_first_and_chosen_as_a_worker_would_choose(tmp_path:
     trajectories = [expert("game 0", 4), expert("game 1", 6)]
     ledger = Ledger(tmp_path, trajectories)
     units = ledger.units()
-    assert [(unit.index, unit.trajectory) for unit in units] == list(enumerate(trajectories))
-    assert [[ask.step for ask in unit.requests] for unit in units] == [list(range(4)), list(range(6))]
+    assert [(unit.trajectory_index, unit.trajectory) for unit in units] == list(enumerate(trajectories))
+    assert [[request.step for request in unit.requests] for unit in units] == [list(range(4)), list(range(6))]
     for unit in units:
-        answers = list(branch(EnvironmentSession(SavedGame), SnapshotRestore(), whole(unit.trajectory), CONFIG))
-        assert [ask.actions for ask in unit.requests] == [answer.actions for answer in answers]
-        assert all(ask.expert and not ask.known for ask in unit.requests)
+        results = list(branch(EnvironmentSession(SavedGame), SnapshotRestore(), whole(unit.trajectory), CONFIG))
+        assert [request.alternatives for request in unit.requests] == [result.alternatives for result in results]
+        assert all(request.include_expert and not request.known for request in unit.requests)
 
 
 def test_what_is_known_is_not_asked_for(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, [expert(length=3)])
-    places = list(ledger.plan.places())
-    first = [proposal.action for proposal in ledger.plan.proposals[places[0]]]
+    refs = list(ledger.plan.refs())
+    first = [proposal.action for proposal in ledger.plan.proposals[refs[0]]]
     for action in (*first, "press 0"):
-        ledger.execute(places[0], action)
-    second = [proposal.action for proposal in ledger.plan.proposals[places[1]]]
-    ledger.execute(places[1], f"  '{second[1]}'.")
-    ledger.execute(places[2], "press 0")
-    assert ledger.plan.missing(places[0]) == []
+        ledger.execute(refs[0], action)
+    second = [proposal.action for proposal in ledger.plan.proposals[refs[1]]]
+    ledger.execute(refs[1], f"  '{second[1]}'.")
+    ledger.execute(refs[2], "press 0")
+    assert ledger.plan.missing_actions(refs[0]) == []
     (unit,) = ledger.units()
-    assert [(ask.step, ask.expert) for ask in unit.requests] == [(1, True), (2, False)]
-    third = [proposal.action for proposal in ledger.plan.proposals[places[2]]]
+    assert [(request.step, request.include_expert) for request in unit.requests] == [(1, True), (2, False)]
+    third = [proposal.action for proposal in ledger.plan.proposals[refs[2]]]
     asked = [(1, "press 0"), (1, second[0]), (1, second[2]), *((2, action) for action in third)]
     assert open_actions(unit) == asked
 
@@ -88,8 +88,8 @@ def test_what_is_known_is_not_asked_for(tmp_path: Path) -> None:
 def test_the_experts_outcome_is_not_asked_for_where_it_is_not_wanted(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"include_expert_transition": False})
     (unit,) = Ledger(tmp_path, [expert()], config).units()
-    assert not any(ask.expert for ask in unit.requests)
-    assert all(len(ask.actions or ()) == 3 for ask in unit.requests)
+    assert not any(request.include_expert for request in unit.requests)
+    assert all(len(request.alternatives or ()) == 3 for request in unit.requests)
 
 
 def test_a_state_that_two_trajectories_come_by_is_asked_for_once(tmp_path: Path) -> None:
@@ -97,15 +97,17 @@ def test_a_state_that_two_trajectories_come_by_is_asked_for_once(tmp_path: Path)
     trajectories = [expert(length=5), apart, expert(length=5), expert(length=5, seed=8)]
     ledger = Ledger(tmp_path, trajectories, CollectConfig(k=100))
     units = ledger.units()
-    assert [unit.index for unit in units] == [0, 1, 3]
+    assert [unit.trajectory_index for unit in units] == [0, 1, 3]
     # Up to where the experts part, all that the second one wants has been asked for with the first.
-    assert [ask.step for ask in units[1].requests] == [3, 4]
+    assert [request.step for request in units[1].requests] == [3, 4]
     asked = Counter(
-        (ledger.plan.key(StateRef(unit.index, step)), action) for unit in units for step, action in open_actions(unit)
+        (ledger.plan.key(StateRef(unit.trajectory_index, step)), action)
+        for unit in units
+        for step, action in open_actions(unit)
     )
     assert set(asked.values()) == {1}
     wanted = {
-        (ledger.plan.key(place), action) for place in ledger.plan.places() for action in ledger.plan.missing(place)
+        (ledger.plan.key(ref), action) for ref in ledger.plan.refs() for action in ledger.plan.missing_actions(ref)
     }
     assert set(asked) == wanted
 
@@ -119,27 +121,27 @@ def test_a_state_whose_list_is_not_recorded_is_left_to_the_worker(tmp_path: Path
 
 def test_an_answered_state_is_noted_with_what_it_took(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, [expert(length=2)])
-    place = StateRef(0, 1)
-    proposals = ledger.plan.proposals[place]
-    for action in ledger.plan.missing(place):
-        ledger.execute(place, action)
-    ledger.plan.note(place, proposals, Usage(5, 1))
-    ledger.plan.note(place, [Proposal("jam", "another")], Usage(2, 0))
+    ref = StateRef(0, 1)
+    proposals = ledger.plan.proposals[ref]
+    for action in ledger.plan.missing_actions(ref):
+        ledger.execute(ref, action)
+    ledger.plan.record(ref, proposals, Usage(5, 1))
+    ledger.plan.record(ref, [Proposal("jam", "another")], Usage(2, 0))
     ledger.cache.flush()
     ledger.journal.flush()
     again = Ledger(tmp_path, [expert(length=2)])
-    assert again.journal.done == {(0, 1): DecidedState(proposals, Usage(7, 1))}
-    assert again.plan.proposals[place] == proposals
-    assert [ask.step for unit in again.units() for ask in unit.requests] == [0]
+    assert again.journal.decided == {StateRef(0, 1): DecidedState(proposals, Usage(7, 1))}
+    assert again.plan.proposals[ref] == proposals
+    assert [request.step for unit in again.units() for request in unit.requests] == [0]
 
 
 def test_what_was_proposed_is_kept_before_it_is_executed(tmp_path: Path) -> None:
     # Both come by the same states, so that one unit executes what both want.
     twins = [expert(length=2, listed=None), expert(length=2, listed=None)]
     ledger = Ledger(tmp_path, twins)
-    for place in ledger.plan.places():
-        ledger.plan.note(place, [Proposal("press 1", "policy", "step 0", str(place))], Usage())
-    assert [unit.index for unit in ledger.units()] == [0]
+    for ref in ledger.plan.refs():
+        ledger.plan.record(ref, [Proposal("press 1", "policy", "step 0", str(ref))], Usage())
+    assert [unit.trajectory_index for unit in ledger.units()] == [0]
     ledger.journal.flush()
     again = Ledger(tmp_path, twins)
     assert again.plan.proposals == ledger.plan.proposals
@@ -158,7 +160,7 @@ UNITS = {
 }
 
 
-@pytest.mark.parametrize("way", RESTORE_METHODS)
+@pytest.mark.parametrize("restore", RESTORE_METHODS)
 @pytest.mark.parametrize("workers", [1, 2, 3, 7, 64])
 @pytest.mark.parametrize("lengths", UNITS.values(), ids=UNITS)
 def test_pieces_hold_every_ask_once_and_none_is_too_long(restore: str, workers: int, lengths: list[int]) -> None:
@@ -166,9 +168,10 @@ def test_pieces_hold_every_ask_once_and_none_is_too_long(restore: str, workers: 
     pieces = split_work(units, restore, workers, 3)
     for unit in units:
         mine = sorted(
-            (piece for piece in pieces if piece.index == unit.index), key=lambda piece: piece.requests[0].step
+            (piece for piece in pieces if piece.trajectory_index == unit.trajectory_index),
+            key=lambda piece: piece.requests[0].step,
         )
-        assert tuple(ask for piece in mine for ask in piece.requests) == unit.requests
+        assert tuple(request for piece in mine for request in piece.requests) == unit.requests
         assert all(piece.trajectory == unit.trajectory for piece in mine)
     costs = [env_steps_of(piece, restore, 3) for piece in pieces]
     share = sum(env_steps_of(unit, restore, 3) for unit in units) / workers
@@ -187,7 +190,7 @@ def test_nothing_is_cut_for_a_worker_that_is_alone() -> None:
     assert split_work([], "replay", 5, 8) == []
 
 
-@pytest.mark.parametrize("way", ["snapshot", "fork"])
+@pytest.mark.parametrize("restore", ["snapshot", "fork"])
 def test_a_walk_is_not_cut_more_often_than_workers_need(restore: str) -> None:
     units = [whole(expert(f"game {index}", 20), index) for index in range(12)]
     assert len(split_work(units, restore, 4, 8)) == len(units)

@@ -17,6 +17,7 @@ from verl_ee.experience.collecting.collection import CollectionResult
 from verl_ee.experience.collecting.proposal_journal import ProposalJournal
 from verl_ee.experience.collecting.proposal_queue import BATCH_STATES
 from verl_ee.experience.proposers import Proposal, ProposalBatch, ProposalRequest
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import BRANCHES, read_branches
 from verl_ee.prompts.state import Turn
 
@@ -43,22 +44,22 @@ class Chooser:
         self.batches: list[list[ProposalRequest]] = []
         self._lock = threading.Lock()
 
-    def propose(self, questions: Sequence[ProposalRequest]) -> ProposalBatch:
+    def propose(self, requests: Sequence[ProposalRequest]) -> ProposalBatch:
         with self._lock:
-            self.batches.append(list(questions))
+            self.batches.append(list(requests))
             batch = len(self.batches)
         self.before(batch)
-        return ProposalBatch(tuple(map(self.alternatives, questions)), 10 * len(questions), 3)
+        return ProposalBatch(tuple(map(self.alternatives, requests)), 10 * len(requests), 3)
 
-    def alternatives(self, question: ProposalRequest) -> tuple[Proposal, ...]:
+    def alternatives(self, request: ProposalRequest) -> tuple[Proposal, ...]:
         return tuple(
-            Proposal(f"press {button}", self.name, "step 0", f"{question.trajectory}.{question.step}")
+            Proposal(f"press {button}", self.name, "step 0", f"{request.ref.trajectory}.{request.ref.step}")
             for button in self.buttons
         )
 
     @property
-    def questions(self) -> list[ProposalRequest]:
-        return [question for batch in self.batches for question in batch]
+    def requests(self) -> list[ProposalRequest]:
+        return [request for batch in self.batches for request in batch]
 
 
 def collect(folder: Path, proposer: Chooser, history_length: int = 2, **values: Any) -> CollectionResult:
@@ -70,7 +71,7 @@ def collect(folder: Path, proposer: Chooser, history_length: int = 2, **values: 
 def wait_for_a_report(folder: Path) -> None:
     """Wait until something that a worker has reported is on disk, by which a killed run would go on."""
     for _ in range(3000):
-        if list((folder / "parts" / "facts").glob("*.parquet")):
+        if list((folder / "parts" / "transitions").glob("*.parquet")):
             return
         threading.Event().wait(0.02)
     raise AssertionError("no worker reported anything while the proposer was busy")
@@ -79,32 +80,32 @@ def wait_for_a_report(folder: Path) -> None:
 def test_every_state_is_asked_about_once_as_the_agent_sees_it(tmp_path: Path) -> None:
     proposer = Chooser()
     done = collect(tmp_path, proposer)
-    asked = {(question.trajectory, question.step): question for question in proposer.questions}
-    assert len(asked) == len(proposer.questions) == STATES
+    asked = {request.ref: request for request in proposer.requests}
+    assert len(asked) == len(proposer.requests) == STATES
     assert len(proposer.batches) == BATCHES
     assert all(len(batch) >= BATCH_STATES for batch in proposer.batches[:-1])
-    for (index, step), question in asked.items():
-        trajectory = TRAJECTORIES[index]
-        assert question.expert == "press 0"
-        assert question.state.observation == trajectory.steps[step].observation
+    for ref, request in asked.items():
+        trajectory, step = TRAJECTORIES[ref.trajectory], ref.step
+        assert request.expert_action == "press 0"
+        assert request.state.observation == trajectory.steps[step].observation
         past = trajectory.steps[max(step - 2, 0) : step]
-        assert question.state.history == tuple(Turn(turn.observation, turn.action) for turn in past)
-        assert question.state.admissible_actions == Game().actions
+        assert request.state.history == tuple(Turn(turn.observation, turn.action) for turn in past)
+        assert request.state.admissible_actions == Game().actions
     assert (done.cost.prompt_tokens, done.cost.completion_tokens) == (10 * STATES, 3 * BATCHES)
     assert (done.branches, done.lost, done.failed, done.faults) == (3 * STATES, 0, 0, {})
 
 
 def test_what_was_proposed_is_executed_and_stored_with_its_origin(tmp_path: Path) -> None:
     collect(tmp_path, Chooser(buttons=(4, 7)))
-    outcomes = read_branches(tmp_path)
+    branches = read_branches(tmp_path)
     rows = pq.read_table(tmp_path / BRANCHES).to_pylist()
-    for outcome, row in zip(outcomes, rows, strict=True):
-        path = ["press 0"] * outcome.step
-        assert outcome.observation == shown(f"game {outcome.trajectory}", 7, [*path, outcome.action])
-        assert outcome.action == f"press {(0, 4, 7)[row['order']]}"
-        place = f"{row['trajectory']}.{row['step']}"
+    for branch, row in zip(branches, rows, strict=True):
+        path, action = ["press 0"] * branch.ref.step, branch.outcome.action
+        assert branch.outcome.observation == shown(f"game {branch.ref.trajectory}", 7, [*path, action])
+        assert action == f"press {(0, 4, 7)[row['order']]}"
+        ref = f"{row['trajectory']}.{row['step']}"
         origin = (row["proposer"], row["policy"], row["sampling"])
-        assert origin == (("first", "step 0", place) if row["order"] else ("expert", "", ""))
+        assert origin == (("first", "step 0", ref) if row["order"] else ("expert", "", ""))
     assert [(row["trajectory"], row["step"], row["order"]) for row in rows] == [
         (index, step, order) for index in range(30) for step in range(6) for order in range(3)
     ]
@@ -131,26 +132,25 @@ def test_what_was_proposed_for_states_that_are_done_stays(tmp_path: Path) -> Non
 
     with pytest.raises(RuntimeError, match="no more credit"):
         collect(tmp_path, Chooser(before=fail))
-    kept = set(ProposalJournal(tmp_path / "parts" / "answers").done)
+    kept = set(ProposalJournal(tmp_path / "parts" / "proposals").decided)
     assert 0 < len(kept) < STATES
 
     second = Chooser("second", (3, 4))
     done = collect(tmp_path, second)
-    assert {(question.trajectory, question.step) for question in second.questions} == {
-        (index, step) for index in range(30) for step in range(6)
-    } - kept
+    every = {StateRef(index, step) for index in range(30) for step in range(6)}
+    assert {request.ref for request in second.requests} == every - kept
     assert done.cost.prompt_tokens == 10 * (STATES - len(kept))
     rows = pq.read_table(tmp_path / BRANCHES).to_pylist()
     for row in rows:
         if row["order"]:
-            assert row["proposer"] == ("first" if (row["trajectory"], row["step"]) in kept else "second")
+            assert row["proposer"] == ("first" if StateRef(row["trajectory"], row["step"]) in kept else "second")
     assert len(rows) == 3 * STATES
 
 
 def test_fewer_alternatives_or_none_are_no_fault(tmp_path: Path) -> None:
     class Shy(Chooser):
-        def alternatives(self, question: ProposalRequest) -> tuple[Proposal, ...]:
-            return super().alternatives(question)[: question.step % 3]
+        def alternatives(self, request: ProposalRequest) -> tuple[Proposal, ...]:
+            return super().alternatives(request)[: request.ref.step % 3]
 
     done = collect(tmp_path, Shy())
     assert (done.branches, done.failed) == (STATES + 30 * (0 + 1 + 2 + 0 + 1 + 2), 0)
@@ -158,19 +158,19 @@ def test_fewer_alternatives_or_none_are_no_fault(tmp_path: Path) -> None:
 
 def test_a_proposer_that_answers_too_little_is_refused(tmp_path: Path) -> None:
     class Forgetful(Chooser):
-        def propose(self, questions: Sequence[ProposalRequest]) -> ProposalBatch:
-            return super().propose(questions[1:])
+        def propose(self, requests: Sequence[ProposalRequest]) -> ProposalBatch:
+            return super().propose(requests[1:])
 
-    with pytest.raises(BranchError, match=r"answered 65 of 66 states.*one tuple of alternatives per question"):
+    with pytest.raises(BranchError, match=r"answered 65 of 66 states.*one tuple of alternatives per request"):
         collect(tmp_path, Forgetful())
 
 
 @pytest.mark.parametrize("written", ["press 0", " 'press  0'. "])
 def test_a_proposer_that_offers_the_experts_action_is_refused(tmp_path: Path, written: str) -> None:
     class Copying(Chooser):
-        def alternatives(self, question: ProposalRequest) -> tuple[Proposal, ...]:
-            own = (Proposal(written, "first"),) if (question.trajectory, question.step) == (3, 2) else ()
-            return (*super().alternatives(question), *own)
+        def alternatives(self, request: ProposalRequest) -> tuple[Proposal, ...]:
+            own = (Proposal(written, "first"),) if request.ref == StateRef(3, 2) else ()
+            return (*super().alternatives(request), *own)
 
     with pytest.raises(BranchError, match=r"the expert's own action 'press 0'.*\(trajectory 3, step 2\)"):
         collect(tmp_path, Copying())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -26,17 +27,22 @@ from support.game_collections import (
     tables,
 )
 from support.games import SavedDice, SavedGame, expert, id_of
+from support.jobs import ROOT
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.errors import StoreError
 from verl_ee.experience.collecting.collection import Collection
 from verl_ee.experience.store import BRANCHES, read_branches
 
+TESTS = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
+"""Where a process of its own finds the programs of the tests."""
+
 
 @pytest.mark.usefixtures("cluster")
 def test_what_another_run_has_executed_is_not_executed_again(tmp_path: Path) -> None:
     experts = [expert(f"game {number}", 6, listed=40) for number in range(4)]
-    shared = {"trajectories": experts, "cache": str(tmp_path / "facts"), "workers": 1, "kwargs": {"listed": 40}}
+    shared = {"trajectories": experts, "cache": str(tmp_path / "cache"), "workers": 1, "kwargs": {"listed": 40}}
+    shared["restore"] = "snapshot"
     first = collect(tmp_path / "first", **shared, k=8)
     assert (first.reused, first.cost.env_steps) == (0, 24 * 9)
     for name, k in (("again", 8), ("fewer", 4)):
@@ -54,12 +60,12 @@ def test_what_another_run_has_executed_is_not_executed_again(tmp_path: Path) -> 
 @pytest.mark.usefixtures("cluster")
 def test_a_nondeterministic_environment_shares_nothing(tmp_path: Path) -> None:
     twins = [expert("game 0", 4), expert("game 0", 4)]
-    values = {"trajectories": twins, "cache": str(tmp_path / "facts"), "k": 3, "workers": 1}
+    values = {"trajectories": twins, "cache": str(tmp_path / "cache"), "k": 3, "workers": 1, "restore": "snapshot"}
     for name in ("first", "second"):
         done = collect(tmp_path / name, SavedDice, **values)
         assert (done.transitions, done.branches, done.reused) == (32, 32, 0)
         assert done.cost.env_steps == 32
-    one, two = ({o.observation for o in read_branches(tmp_path / name)} for name in ("first", "second"))
+    one, two = ({item.outcome.observation for item in read_branches(tmp_path / name)} for name in ("first", "second"))
     assert all(text.startswith("game 0") for text in one & two)
 
 
@@ -86,6 +92,15 @@ def test_a_folder_whose_own_file_cannot_be_read_is_refused(tmp_path: Path, conte
         open_collection(tmp_path)
 
 
+def test_an_unfinished_collection_of_version_0_1_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "run": "1", "provenance": PROVENANCE}))
+    with pytest.raises(StoreError) as raised:
+        open_collection(tmp_path)
+    assert len(str(raised.value).splitlines()) == 1
+    for word in (str(tmp_path / "run.json"), "has schema 1", "the verl_ee that began it", "collect again"):
+        assert word in str(raised.value)
+
+
 class Driver:
     """A collection in a process of its own, whose games have to be let in."""
 
@@ -98,7 +113,9 @@ class Driver:
         command = [sys.executable, "-m", "support.killed_collections", program, self.store, self.gate, self.log]
         with self.output.open("w") as output:
             # What Ray starts inherits the output: a pipe would stay open as long as that lives.
-            self.process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                list(map(str, command)), stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": TESTS}
+            )
 
     def wait_for_rows(self, count: int) -> None:
         """Wait until so many transitions are on disk."""

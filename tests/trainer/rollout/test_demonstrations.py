@@ -3,7 +3,6 @@
 # ruff: noqa: F811  (fixtures come by import)
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl_ee.config import needs_experts, parse
 from verl_ee.config.group import compose
 from verl_ee.errors import ConfigError, EarlyExperienceError, ExampleFileError
-from verl_ee.objectives import recordings
 from verl_ee.objectives.examples import Example
-from verl_ee.objectives.recordings import Recording, read_recording, write_recording
 from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.trainer.rollout.demonstrations import check_demonstrations, recorded
@@ -104,21 +101,6 @@ def test_a_job_that_goes_on_learns_what_was_recorded_before(config: DictConfig, 
     assert again == recorded(store, path, config, 0.5)
     with pytest.raises(ExampleFileError, match=r"nowhere\.parquet cannot be read"):
         recorded(store, tmp_path / "nowhere.parquet", config, 0.5)
-
-
-@pytest.mark.parametrize("damage", ["text", "plain", "schema"])
-def test_a_broken_recording_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
-    path = tmp_path / "recording.parquet"
-    if damage == "text":
-        path.write_text("not Parquet")
-    elif damage == "plain":
-        pq.write_table(pa.Table.from_pylist(GUESSES), path)
-    else:
-        with monkeypatch.context() as patch:
-            patch.setattr(recordings, "RECORDING", replace(recordings.RECORDING, version=9))
-            write_recording(path, Recording([Example((1,), (2,), "imitation")], [], 1), "a")
-    with pytest.raises(ExampleFileError, match=r"verl_ee\.recording/9; this" if damage == "schema" else "no recording"):
-        read_recording(path, "a")
 
 
 def settings(method: str, **changes: Any) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import BranchError, EnvError
 from verl_ee.experience.branching.host_process import HostProcess
 from verl_ee.experience.branching.protocol import (
+    AUTO,
     HOST_OPENING,
+    RESTORE_METHODS,
     WORK_UNIT,
     Attempt,
     Failure,
@@ -127,11 +129,13 @@ class HostSupervisor:
 
     def _choose(self, restore: str) -> None:
         key = self._config.key("restore")
-        answer = self._exchange(restore.encode(), f"ended before it had chosen a method for {key}={restore}")
+        advice = f"{key}={AUTO} tries every method; name one of {', '.join(RESTORE_METHODS)} to try no other."
+        problem = f"ended before it had chosen a method for {key}={restore}"
+        answer = self._exchange(restore.encode(), problem, advice if restore == AUTO else "")
         if isinstance(answer, RestoreChosen):
             self.restore = answer.restore
 
-    def _exchange(self, content: bytes, problem: str) -> HostMessage:
+    def _exchange(self, content: bytes, problem: str, advice: str = "") -> HostMessage:
         """Send a message and return the answer; a host that has none is closed."""
         try:
             self._host.send(content)
@@ -141,7 +145,8 @@ class HostSupervisor:
         if answer is None:
             death = self._death()
             self.close()
-            raise BranchError(f"{self._id} {problem}: {death}. Try `verl-ee envs check {self._id}`.")
+            hint = advice or f"Try `verl-ee envs check {self._id}`."
+            raise BranchError(f"{self._id} {problem}: {death}. {hint}")
         message = decode_host_message(answer)
         if isinstance(message, Failure):
             self.close()

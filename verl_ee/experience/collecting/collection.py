@@ -52,6 +52,7 @@ class CollectionResult:
         restore: the method to restore a state, empty if nothing had to be executed.
         cost: everything that was spent.
         start_seconds: part of the seconds, until the workers were ready.
+        trial_usage: part of the steps and resets, for the choice of the method to restore a state.
     """
 
     states: int = 0
@@ -64,6 +65,7 @@ class CollectionResult:
     restore: str = ""
     cost: Cost = field(default_factory=Cost)
     start_seconds: float = 0.0
+    trial_usage: Usage = field(default_factory=Usage)
 
 
 class Collection:
@@ -124,11 +126,11 @@ class Collection:
         usage = self._journal.usage
         queue = ProposalQueue(self.plan, proposer, history_length)
         units = self.plan.work_units(queue.decided)
-        restore, start_seconds = "", 0.0
+        restore, start_seconds, trial_usage = "", 0.0, Usage()
         if units or queue.active:
             pool = WorkerPool(self._environment, self._config, self.plan.trajectories[0], self.plan.states)
-            restore, start_seconds = pool.restore, time.monotonic() - began
-            usage += pool.trial_usage
+            restore, start_seconds, trial_usage = pool.restore, time.monotonic() - began, pool.trial_usage
+            usage += trial_usage
             try:
                 usage += self._execute(pool, units, queue, quiet)
             finally:
@@ -137,7 +139,7 @@ class Collection:
                 self._flush()
                 self._failures.count(pool.worker_losses)
         result = self._close()
-        result.restore, result.start_seconds = restore, start_seconds
+        result.restore, result.start_seconds, result.trial_usage = restore, start_seconds, trial_usage
         result.cost = Cost(
             env_steps=usage.env_steps,
             resets=usage.resets,

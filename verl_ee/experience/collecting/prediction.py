@@ -119,17 +119,20 @@ def _measure(
 def _scaled(measured: CollectionResult, env_steps: int, states: int) -> Cost:
     """Return the cost of the whole collection.
 
-    Resets and seconds grow with the environment steps, tokens and bytes with the states; the workers start once.
+    Resets and seconds grow with the environment steps, tokens and bytes with the states. The workers start once, and
+    once they choose the method to restore a state.
 
     Args:
         measured: the sample.
-        env_steps: environment steps of the whole.
+        env_steps: environment steps of the whole, without those of that choice.
         states: states of the whole.
     """
-    by_step = _ratio(env_steps, measured.cost.env_steps)
+    trial = measured.trial_usage
+    by_step = _ratio(env_steps, measured.cost.env_steps - trial.env_steps)
     by_state = _ratio(states, measured.states)
     seconds = measured.start_seconds + (measured.cost.seconds - measured.start_seconds) * by_step
-    resets = round(measured.cost.resets * by_step)
+    resets = round((measured.cost.resets - trial.resets) * by_step) + trial.resets
+    env_steps += trial.env_steps
     return replace(measured.cost.scaled(by_state), env_steps=env_steps, resets=resets, seconds=seconds)
 
 

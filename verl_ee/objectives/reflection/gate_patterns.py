@@ -19,7 +19,7 @@ _OPTION = r"(?:action|option|alternative|choice|candidate|possibility)"
 _NTH = r"(?:first|second|third|fourth|fifth|sixth|seventh|eighth|last)"
 
 LABELS = _any(
-    # Who is no expert, or asks one about something, does not speak of whose action is learned.
+    # A rationale that speaks of no expert, or of the advice of one, does not tell whose action is learned.
     r"\b(?<!no )(?<!not an )experts?\b(?!-| (?:in|on|at|level|advice|help|support|review))(?:'s)?(?: \w+)?",
     r"\b(?:ground|gold)[- ](?:truth|standard)\b|\b(?:true|gold|action) labels?\b|\blabell?ed as (?:the )?" + _FINE,
     rf"\b{_FINE} (?:next |possible |available |overall |immediate )?{_ACT}\b|\b{_FINE} thing to do\b",

@@ -1,4 +1,4 @@
-"""The parts of verl's FSDP and Megatron engines that the actor worker uses, as types: verl itself has none."""
+"""Types for verl's FSDP and Megatron engines, as far as the actor worker uses them: verl itself has none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What verl 0.9 lacks on a machine without an accelerator, one hurdle per function.
+"""Hurdles of verl 0.9 on a machine without an accelerator, and a function that clears each.
 
 Importing this module is the `verl_ee_cpu` plugin: with `VERL_USE_EXTERNAL_PLUGINS=verl_ee_cpu`, stock verl trains with
 FSDP2 over gloo and rolls out with vLLM's CPU build. On a machine with an accelerator it does nothing.

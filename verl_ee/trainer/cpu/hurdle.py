@@ -1,4 +1,4 @@
-"""What describes a function that clears one hurdle."""
+"""The description of a function that clears one hurdle."""
 
 from __future__ import annotations
 

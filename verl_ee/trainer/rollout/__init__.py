@@ -1,1 +1,1 @@
-"""Work for the rollout servers of a job: proposals, texts, episodes; and demonstrations played through agent loops."""
+"""Users of a job's rollout servers: proposals, texts, episodes; and demonstrations played through agent loops."""
