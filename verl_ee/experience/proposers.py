@@ -198,7 +198,7 @@ def _spare_proposals(
 def _replace_unlisted(
     chosen: Sequence[Proposal], listed: Sequence[str], spare: deque[Proposal]
 ) -> tuple[Proposal, ...]:
-    """Return the chosen proposals, with a spare one taken for each that is not listed; without a spare it is dropped."""
+    """Return the chosen proposals; a spare one replaces each that is not listed, as long as there are any."""
     listed_forms = {canonical(action) for action in listed}
     kept = list[Proposal]()
     for proposal in chosen:

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The state that an agent sees, the prompt that shows it, and the response read back."""

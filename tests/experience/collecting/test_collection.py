@@ -18,11 +18,24 @@ from support.game_collections import (
     kept,
     tables,
 )
-from support.games import MUCH, TOKENS, Dice, Game, SavedGame, SavedTrouble, Slipping, Stillborn, Trouble, id_of
+from support.games import (
+    MUCH,
+    TOKENS,
+    Dice,
+    Game,
+    SavedGame,
+    SavedLaboriousGame,
+    SavedTrouble,
+    Slipping,
+    Stillborn,
+    Trouble,
+    id_of,
+)
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import BranchError, EnvError
+from verl_ee.experience.branching.protocol import Usage
 from verl_ee.experience.branching.replayer import TRIES
 from verl_ee.experience.branching.workers import worker_count
 from verl_ee.experience.collecting.prediction import predict
@@ -81,6 +94,17 @@ def test_a_dry_run_counts_the_steps_and_writes_nothing(tmp_path: Path, restore: 
     done = collect(tmp_path / "store", restore=restore, workers=3)
     assert (found.exact, found.restore, found.workers, found.states) == (True, restore, 3, STATES)
     assert found.cost.env_steps == done.cost.env_steps
+
+
+def test_the_trial_of_the_methods_is_counted_and_predicted(tmp_path: Path) -> None:
+    kwargs = {"forkable": False, "reset_rounds": 300_000, "log": str(tmp_path / "log")}
+    values = {"k": LISTED, "workers": 1, "restore": "auto"}
+    done = collect(tmp_path / "store", SavedLaboriousGame, kwargs=kwargs, **values)
+    assert (done.restore, done.trial_usage) == ("snapshot", Usage(env_steps=3 * 6, resets=2))
+    assert done.cost.env_steps == STATES * (LISTED + 1) + 3 * 6 == len((tmp_path / "log").read_text().splitlines())
+    environment = EnvironmentConfig(id=id_of(SavedLaboriousGame), kwargs=kwargs)
+    prediction = predict(tmp_path / "other", TRAJECTORIES, environment, CollectConfig.model_validate(values))
+    assert (prediction.cost.env_steps, prediction.cost.resets) == (done.cost.env_steps, done.cost.resets)
 
 
 @pytest.mark.parametrize("what", ["kill_host", "kill_worker"])

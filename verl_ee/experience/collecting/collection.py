@@ -1,4 +1,4 @@
-"""Collects an expert file: proposes alternatives, skips known outcomes, executes the rest on workers, keeps all at once."""
+"""Collects an expert file: proposes alternatives, skips known outcomes, executes the rest on workers, keeps it all."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class CollectionFolder:
             StoreError,
             "cannot be read",
             f"Delete {self.path} and collect again.",
-            fix_older=f"Finish this collection with the verl_ee that began it, or delete {self.path} and collect again.",
+            fix_older=f"Finish it with the verl_ee that began it, or delete {self.path} and collect again.",
         )
         return read_versioned_json(self._run_path, CollectionRun, file_format)
 

@@ -83,9 +83,7 @@ def predict(
     return Prediction(cost, exact, measured.restore, workers, states, measured.states)
 
 
-def _plan(
-    folder: CollectionFolder, trajectories: Sequence[ExpertTrajectory], config: CollectConfig
-) -> CollectionPlan:
+def _plan(folder: CollectionFolder, trajectories: Sequence[ExpertTrajectory], config: CollectConfig) -> CollectionPlan:
     """Return the plan of a collection that would go on with what its folder holds."""
     if not folder.has_result:
         # Refuses parts of another version, which would look as if nothing had been done.

@@ -56,7 +56,8 @@ def read_table(path: Path, schema: pa.Schema) -> list[TableRow]:
     table = _table(path)
     if set(table.column_names) != set(schema.names):
         raise StoreError(f"{path} has columns {table.column_names}; expected {schema.names}. {FORMAT.fix}")
-    return table.to_pylist()
+    rows: list[TableRow] = table.to_pylist()
+    return rows
 
 
 def _table(path: Path) -> pa.Table:

@@ -1,0 +1,47 @@
+"""Token ids of prompts and targets: a target ends, and foreign text is never encoded as control tokens."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.jobs import ROOT
+from transformers import AutoTokenizer
+
+from verl_ee.errors import ExampleError
+from verl_ee.trainer.rollout.tokens import control_tokens, encoder_for, end_token
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(ROOT / "examples/tiny_base/model")
+
+
+def test_control_tokens_are_listed_longest_first(tokenizer: Any) -> None:
+    listed = control_tokens(tokenizer)
+    assert {"<|im_start|>", "<|im_end|>"} <= set(listed)
+    assert [len(text) for text in listed] == sorted(map(len, listed), reverse=True)
+
+
+def test_a_prompt_is_the_conversation_of_the_chat_template(tokenizer: Any) -> None:
+    messages = [{"role": "user", "content": "look around"}]
+    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert tokenizer.decode(encoder_for(tokenizer, "qwen2", {}).prompt(messages)) == expected
+
+
+def test_a_target_ends_once_whatever_is_written_in_it(tokenizer: Any) -> None:
+    encoder = encoder_for(tokenizer, "qwen2", {})
+    end = end_token(tokenizer)
+    for text in ("Action: look", "Action: look<|im_end|>", "<|im_start|>user"):
+        target = encoder.target(text)
+        assert target[-1] == end
+        assert target.count(end) == 1
+        assert tokenizer.convert_tokens_to_ids("<|im_start|>") not in target
+
+
+def test_a_tokenizer_without_an_end_is_refused() -> None:
+    endless: Any = SimpleNamespace(eos_token_id=None)
+    for call in (lambda: end_token(endless), lambda: encoder_for(endless, None, {})):
+        with pytest.raises(ExampleError, match="has no eos_token"):
+            call()
