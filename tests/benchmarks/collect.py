@@ -1,4 +1,4 @@
-"""The branch engine beside the published way (reset, replay, act) and beside bare steps: `make bench BENCH=collect`.
+"""The branch engine beside the published method (reset, replay, act) and beside bare steps: `make bench BENCH=collect`.
 
 Rates are executed (state, action) pairs per second, K alternatives and the expert's own action in each state. Starting
 workers is left out on every side; ours ends when both tables are on disk. Every side must see the same outcomes, and
@@ -62,7 +62,7 @@ class TimedPool(WorkerPool):
 
 @dataclass(frozen=True)
 class Run:
-    """One collection; `seconds` without starting and ending the workers."""
+    """One collection; `seconds` and `env_steps` without starting and ending the workers."""
 
     result: CollectionResult
     seconds: float
@@ -76,19 +76,19 @@ class Bench:
         self._folder, self._runs = folder, 0
         self._outcomes: dict[int, list[Outcome]] = {}
 
-    def collect(self, restore: str, states: int, cost: float, workers: int, facts: Path | None = None) -> Run:
+    def collect(self, restore: str, states: int, cost: float, workers: int, cache: Path | None = None) -> Run:
         """Collect one trajectory with our engine.
 
         Raises:
-            RuntimeError: if it did anything but all that was asked, in the way that was asked for.
+            RuntimeError: if it did anything but the whole collection with that method of restoring.
         """
         self._runs += 1
         folder, counted = self._folder / str(self._runs), self._folder / f"{self._runs}.steps"
         environment = EnvironmentConfig(id=importable(restore), kwargs={"milliseconds": cost, "count": str(counted)})
-        config = _config(workers=workers, cache=None if facts is None else str(facts))
+        config = _config(restore=restore, workers=workers, cache=None if cache is None else str(cache))
         recorded = walk(restore, states, K)
         began, TimedPool.ready, TimedPool.closing = time.perf_counter(), 0.0, 0.0
-        with patch("verl_ee.experience.branching.workers.Pool", TimedPool):
+        with patch("verl_ee.experience.branching.workers.WorkerPool", TimedPool):
             result = Collection(folder, [recorded], environment, config, {}).run(quiet=True)
         # Without a pool nothing had to be started, and all of it counts.
         seconds = time.perf_counter() - (TimedPool.ready or began) - TimedPool.closing
@@ -102,12 +102,10 @@ class Bench:
         if result.cost.env_steps != steps:
             raise RuntimeError(f"{result.cost.env_steps} steps were reported, the environment counted {steps}.")
         self._compare(
-            [
-                (found.ref.step, found.outcome.action, found.outcome.observation)
-                for found in read_branches(folder)
-            ]
+            [(branch.ref.step, branch.outcome.action, branch.outcome.observation) for branch in read_branches(folder)]
         )
-        return Run(result, seconds, steps)
+        # The trial of the restore method belongs to the start of the workers.
+        return Run(result, seconds, steps - result.trial_usage.env_steps)
 
     def ours(self, restore: str, cost: float) -> Sample:
         run = self.collect(restore, STATES, cost, WORKERS[restore])
@@ -132,10 +130,10 @@ class Bench:
 
     def warm(self) -> Sample:
         """Collect what an earlier collection has left in a shared folder."""
-        facts = self._folder / "facts"
-        if not facts.exists():
-            self.collect("snapshot", STATES, COST, 1, facts)
-        run = self.collect("snapshot", STATES, COST, 1, facts)
+        cache = self._folder / "cache"
+        if not cache.exists():
+            self.collect("snapshot", STATES, COST, 1, cache)
+        run = self.collect("snapshot", STATES, COST, 1, cache)
         return Sample(STATES * (K + 1) / run.seconds, {"env_steps": run.env_steps, "reused": run.result.reused})
 
     def growth(self, restore: str) -> dict[str, Any]:

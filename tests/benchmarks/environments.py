@@ -1,4 +1,4 @@
-"""Environments to measure on: a large household that can be made as slow as a real engine, one id per way back.
+"""Environments to measure on: a large household, as slow as a real engine if asked, one id per method of restoring.
 
 Importing this registers them, so `benchmarks.environments:bench/Snapshot-v0` names one in any process.
 """
@@ -19,7 +19,7 @@ from verl_ee.envs.household.env import Household
 SIZE, TASK = "large", "train/0"
 ENDLESS = 1_000_000
 """Steps before an episode is cut off: none here is to be."""
-Seen = tuple[str, dict[str, Any]]
+Observed = tuple[str, dict[str, Any]]
 
 
 class Engine(gymnasium.Env[str, str]):
@@ -39,7 +39,7 @@ class Engine(gymnasium.Env[str, str]):
         self._house, self._seconds = Household(SIZE, ENDLESS), milliseconds / 1000
         self._count = None if count is None else os.open(count, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> Seen:
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> Observed:
         super().reset(seed=seed)
         self._spend()
         return self._house.reset(seed=seed, options=options)
@@ -73,32 +73,32 @@ class WithSnapshots(Engine):
     def snapshot(self) -> object:
         return self._house.snapshot()
 
-    def restore(self, state: object) -> Seen:
+    def restore(self, state: object) -> Observed:
         return self._house.restore(state)
 
 
 IDS = {"snapshot": "bench/Snapshot-v0", "fork": "bench/Fork-v0", "replay": "bench/Replay-v0"}
-"""Environments by the way back that each of them offers."""
+"""Environments by the method of restoring that each of them offers."""
 _CLASSES = {"snapshot": "WithSnapshots", "fork": "Forkable", "replay": "Engine"}
 
-for _way, _id in IDS.items():
+for _restore, _id in IDS.items():
     if _id not in gymnasium.registry:
-        _entry = f"{__name__}:{_CLASSES[_way]}"
+        _entry = f"{__name__}:{_CLASSES[_restore]}"
         gymnasium.register(id=_id, entry_point=_entry, nondeterministic=False, order_enforce=False)
 
 
-def importable(way: str) -> str:
+def importable(restore: str) -> str:
     """Return the id of an environment with the module that registers it."""
-    return f"{__name__}:{IDS[way]}"
+    return f"{__name__}:{IDS[restore]}"
 
 
-def walk(way: str, steps: int, alternatives: int) -> ExpertTrajectory:
+def walk(restore: str, steps: int, alternatives: int) -> ExpertTrajectory:
     """Return a trajectory of exactly `steps` possible actions that do not end the episode, always the same.
 
     A shorter walk is the beginning of a longer one.
 
     Args:
-        way: the environment that it is of.
+        restore: method that its environment offers.
         steps: its length.
         alternatives: that each state must have besides the action taken.
 
@@ -115,7 +115,7 @@ def walk(way: str, steps: int, alternatives: int) -> ExpertTrajectory:
         action, following, info = _stay(house, chance.sample(listed, len(listed)))
         taken.append(ExpertStep(observation, action, None, listed))
         observation = following
-    return ExpertTrajectory(importable(way), Engine.version, TASK, info["task"], tuple(taken), observation, False)
+    return ExpertTrajectory(importable(restore), Engine.version, TASK, info["task"], tuple(taken), observation, False)
 
 
 def _stay(house: Household, actions: Sequence[str]) -> tuple[str, str, dict[str, Any]]:

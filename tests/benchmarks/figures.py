@@ -170,8 +170,8 @@ def machine() -> dict[str, Any]:
 
 def _agreed(notes: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Return each note once, or what every run said where they disagree, which is no count that could be met."""
-    found = {key: [note.get(key) for note in notes] for note in notes for key in note}
-    return {key: values[0] if values.count(values[0]) == len(values) else values for key, values in found.items()}
+    by_key = {key: [note.get(key) for note in notes] for note in notes for key in note}
+    return {key: values[0] if values.count(values[0]) == len(values) else values for key, values in by_key.items()}
 
 
 def _print(line: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import proposals, trainers
 from benchmarks.figures import AtLeast, Report, Sample
-from benchmarks.trainers import BATCH, Work
+from benchmarks.trainers import BATCH, TrainingData
 
 RUNS = 5
 """Turns of each side, unless the environment variable RUNS says otherwise: the true median of the ratios lies between
@@ -29,8 +29,8 @@ NEAR = 1e-3
 class Bench:
     """Measures trainers, and compares what they did."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, data: TrainingData) -> None:
+        self._data = data
         self._losses: list[float] = []
 
     def rate(self, name: str) -> Sample:
@@ -39,13 +39,13 @@ class Bench:
         Raises:
             RuntimeError: if it reports other losses than the sides before it.
         """
-        steps = trainers.train(name, self._work)
+        steps = trainers.train(name, self._data)
         losses = [step.loss for step in steps]
         self._losses = self._losses or losses
         for number, (one, other) in enumerate(zip(losses, self._losses, strict=True), 1):
             if abs(one - other) > NEAR:
                 raise RuntimeError(f"{name} does other work: at step {number} its loss is {one}, another's {other}.")
-        tokens = sum(self._work.tokens[WARM_UP:])
+        tokens = sum(self._data.tokens[WARM_UP:])
         return Sample(tokens / (steps[-1].time - steps[WARM_UP - 1].time), {"tokens": tokens})
 
 

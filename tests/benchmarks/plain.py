@@ -1,4 +1,4 @@
-"""What our engine is compared with, each in fresh processes of its own: the published way, and nothing but steps.
+"""The references of our engine, each in fresh processes of its own: the published method, and nothing but steps.
 
 A process imports, makes its environment and plays a first reset before it says that it is ready; only what it does
 after it is told to go counts.
@@ -24,7 +24,7 @@ Outcome = tuple[int, str, str]
 
 
 class Result(NamedTuple):
-    """What processes did.
+    """The result of several processes.
 
     Attributes:
         seconds: of the slowest of them.
@@ -84,7 +84,7 @@ def run(requests: Sequence[dict[str, Any]]) -> Result:
         for process in processes:
             process.kill()
             process.communicate()
-    outcomes = [(step, action, seen) for reply in replies for step, action, seen in reply["outcomes"]]
+    outcomes = [(step, action, observation) for reply in replies for step, action, observation in reply["outcomes"]]
     return Result(max(reply["seconds"] for reply in replies), outcomes)
 
 

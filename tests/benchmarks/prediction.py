@@ -1,4 +1,4 @@
-"""What `--dry-run` predicts beside what the same collection then takes, on the household."""
+"""The prediction of `--dry-run` beside the same collection, on the household."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class CountingProposer:
         self._by_task = {trajectory.task: trajectory for trajectory in trajectories}
         self._tokenizer = AutoTokenizer.from_pretrained(MODEL)
 
-    def propose(self, questions: Sequence[ProposalRequest]) -> ProposalBatch:
+    def propose(self, requests: Sequence[ProposalRequest]) -> ProposalBatch:
         alternatives, read, written = [], 0, 0
-        for question in questions:
-            found = self._of(question)
-            text = self._tokenizer.apply_chat_template(render_policy(question.state), tokenize=False)
+        for request in requests:
+            proposals = self._proposals(request)
+            text = self._tokenizer.apply_chat_template(render_policy(request.state), tokenize=False)
             read += K * len(self._tokenizer(text)["input_ids"])
-            written += sum(len(self._tokenizer(render_response(item.action))["input_ids"]) for item in found)
-            alternatives.append(found)
+            written += sum(len(self._tokenizer(render_response(item.action))["input_ids"]) for item in proposals)
+            alternatives.append(proposals)
         return ProposalBatch(tuple(alternatives), read, written)
 
-    def _of(self, question: ProposalRequest) -> tuple[Proposal, ...]:
-        listed = question.state.admissible_actions or ()
-        return listed_proposals(CollectConfig(k=K), self._by_task[question.task], question.step, listed)
+    def _proposals(self, request: ProposalRequest) -> tuple[Proposal, ...]:
+        listed = request.state.admissible_actions or ()
+        return listed_proposals(CollectConfig(k=K), self._by_task[request.task], request.ref.step, listed)
 
 
 @cache

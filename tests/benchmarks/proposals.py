@@ -33,6 +33,7 @@ from verl_ee.envs import make
 from verl_ee.experience.collecting.proposal_queue import BATCH_STATES, BATCHES
 from verl_ee.experience.expert_states import expert_states
 from verl_ee.experience.proposers import ProposalRequest
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.examples import Encoder
 from verl_ee.prompts.text import render_policy
 from verl_ee.trainer.rollout.proposer import PolicyProposer
@@ -49,7 +50,7 @@ ENGINE = (
     *("dtype", "load_format", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill"),
     *("enable_prefix_caching", "enforce_eager", "gpu_memory_utilization", "scheduling_policy", "logprobs_mode", "seed"),
 )
-"""What verl's server hands on to vLLM."""
+"""Settings that verl's server hands on to vLLM."""
 
 
 def configuration(overrides: tuple[str, ...]) -> Any:
@@ -64,14 +65,14 @@ def configuration(overrides: tuple[str, ...]) -> Any:
         return hydra.compose("ppo_trainer", [*overrides, *own])
 
 
-class Asked(NamedTuple):
+class PromptedRequest(NamedTuple):
     """A state to propose for, and its prompt as the policy reads it."""
 
-    question: ProposalRequest
+    request: ProposalRequest
     prompt: list[int]
 
 
-def household(encoder: Encoder) -> Iterator[Asked]:
+def household(encoder: Encoder) -> Iterator[PromptedRequest]:
     """Yield states of the household whose prompts are not too long, each once."""
     env = make("verl_ee/Household-v0").unwrapped
     for index in itertools.count():
@@ -80,24 +81,25 @@ def household(encoder: Encoder) -> Iterator[Asked]:
         for number, step in enumerate(trajectory.steps):
             prompt = encoder.prompt(render_policy(states[number]))
             if len(prompt) <= PROMPT:
-                yield Asked(ProposalRequest(index, number, trajectory.task, states[number], step.action), prompt)
+                ref = StateRef(index, number)
+                yield PromptedRequest(ProposalRequest(ref, trajectory.task, states[number], step.action), prompt)
 
 
 class Bench:
     """Measures a rollout server and a bare engine that both have been started; each turn has states of its own."""
 
-    def __init__(self, proposer: PolicyProposer, bare: Bare, turns: list[list[Asked]]) -> None:
+    def __init__(self, proposer: PolicyProposer, bare: Bare, turns: list[list[PromptedRequest]]) -> None:
         self._proposer, self._bare = proposer, bare
         self._turns = {"ours": iter(turns), "bare": iter(turns)}
         self._written = 0.0
 
     def ours(self) -> Sample:
-        questions = [asked.question for asked in next(self._turns["ours"])]
-        batches = [questions[at : at + BATCH_STATES] for at in range(0, len(questions), BATCH_STATES)]
+        requests = [state.request for state in next(self._turns["ours"])]
+        batches = [requests[at : at + BATCH_STATES] for at in range(0, len(requests), BATCH_STATES)]
         began = time.perf_counter()
         with ThreadPoolExecutor(BATCHES) as threads:
             answers = list(threads.map(self._proposer.propose, batches))
-        seconds, count = time.perf_counter() - began, len(questions) * K
+        seconds, count = time.perf_counter() - began, len(requests) * K
         self._written = sum(answer.completion_tokens for answer in answers) / count
         return Sample(count / seconds, {"tokens_per_proposal": self._written})
 
@@ -107,7 +109,7 @@ class Bench:
         Raises:
             RuntimeError: if its responses are of another length.
         """
-        prompts = [asked.prompt for asked in next(self._turns["bare"])]
+        prompts = [state.prompt for state in next(self._turns["bare"])]
         answer = self._bare.ask({"prompts": prompts})
         count = len(prompts) * K
         written = answer["tokens"] / count
@@ -126,9 +128,9 @@ class Bare:
         self._log, (replies, reply) = log, os.pipe()
         # vLLM and what it imports print to stdout, so answers come through a pipe of their own.
         command = [sys.executable, "-m", "benchmarks.proposals", "bare", str(reply)]
-        with log.open("w") as said:
+        with log.open("w") as output:
             self._process = subprocess.Popen(
-                command, env=environ, stdin=subprocess.PIPE, stdout=said, stderr=said, text=True, pass_fds=[reply]
+                command, env=environ, stdin=subprocess.PIPE, stdout=output, stderr=output, text=True, pass_fds=[reply]
             )
         os.close(reply)
         self._replies = os.fdopen(replies)

@@ -1,4 +1,4 @@
-"""What `recipes/cpu.sh` sets for a job on this machine."""
+"""The settings of `recipes/cpu.sh` for a job on this machine."""
 
 from __future__ import annotations
 

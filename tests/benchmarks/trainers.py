@@ -54,8 +54,8 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Work:
-    """What every trainer trains on.
+class TrainingData:
+    """The data of every trainer.
 
     Attributes:
         folder: `model/`, and a Parquet file for each trainer, in the order in which that trainer then meets the rows.
@@ -66,7 +66,7 @@ class Work:
     tokens: tuple[int, ...]
 
 
-def prepare(folder: Path, steps: int) -> Work:
+def prepare(folder: Path, steps: int) -> TrainingData:
     """Write the model and the rows of one epoch of imitation on the household."""
     sft_trainer.closed_model(folder / "model")
     count, env = steps * BATCH, make("verl_ee/Household-v0").unwrapped
@@ -78,49 +78,53 @@ def prepare(folder: Path, steps: int) -> Work:
     met: list[Any] = [position for batch in batches(stage(), positions) for position in batch]
     # verl's sampler takes torch's permutation of seed 0: what it takes n-th has to be what ours meets n-th.
     taken = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
-    placed = dict(zip(taken, met, strict=True))
-    for name, order in {"ours": range(count), "verl": [placed[index] for index in range(count)], "trl": met}.items():
+    position_of = dict(zip(taken, met, strict=True))
+    for name, order in {
+        "ours": range(count),
+        "verl": [position_of[index] for index in range(count)],
+        "trl": met,
+    }.items():
         table = pa.Table.from_pylist([row_to_json(rows[index]) for index in order], PARQUET)
         pq.write_table(table, folder / f"{name}.parquet")
     lengths = [len(example) for example in _examples(folder)]
     ordered = [lengths[position] for position in met]
-    return Work(folder, tuple(sum(ordered[at : at + BATCH]) for at in range(0, count, BATCH)))
+    return TrainingData(folder, tuple(sum(ordered[at : at + BATCH]) for at in range(0, count, BATCH)))
 
 
 def stage() -> StageConfig:
     return StageConfig(objectives=("imitation",), epochs=1, lr=LR, batch_size=BATCH, schedule="constant")
 
 
-def train(name: str, work: Work) -> list[Step]:
+def train(name: str, data: TrainingData) -> list[Step]:
     """Train one epoch and return the steps.
 
     Raises:
         RuntimeError: if the trainer fails, or takes another number of steps.
     """
-    folder = work.folder / name
+    folder = data.folder / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    own = [sys.executable, "-m", __name__, name, str(work.folder)]
+    own = [sys.executable, "-m", __name__, name, str(data.folder)]
     # Each of them starts a Ray of its own.
     environ = cpu().environ | sft_trainer.ENVIRON
     environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     if name == "ours":
         del environ["VERL_USE_EXTERNAL_PLUGINS"]
-    steps, said = [], []
+    steps, output = [], []
     with (folder / "stderr").open("w+") as errors:
-        command = _verl(work.folder) if name == "verl" else own
+        command = _verl(data.folder) if name == "verl" else own
         process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=errors, text=True)
         for line in process.stdout or ():
-            found = STEP.match(line)
-            if found:
-                steps.append(Step(time.perf_counter(), float(found[1])))
-            said.append(line)
+            match = STEP.match(line)
+            if match:
+                steps.append(Step(time.perf_counter(), float(match[1])))
+            output.append(line)
         status = process.wait()
         errors.seek(0)
-        said.append(errors.read())
-    if status or len(steps) != len(work.tokens):
-        tail = "".join(said)[-3000:]
-        raise RuntimeError(f"{name} ended with status {status} after {len(steps)} of {len(work.tokens)} steps:\n{tail}")
+        output.append(errors.read())
+    if status or len(steps) != len(data.tokens):
+        tail = "".join(output)[-3000:]
+        raise RuntimeError(f"{name} ended with status {status} after {len(steps)} of {len(data.tokens)} steps:\n{tail}")
     return steps
 
 
@@ -134,9 +138,9 @@ def _encoder(folder: Path) -> Encoder:
 
 
 def _examples(folder: Path) -> list[Example]:
-    rows = pq.read_table(folder / "ours.parquet").to_pylist()
-    found = (row for item in rows for row in rows_from_json(item, "ours.parquet", None, None, ""))
-    return list(encode(found, _encoder(folder)))
+    items = pq.read_table(folder / "ours.parquet").to_pylist()
+    rows = (row for item in items for row in rows_from_json(item, "ours.parquet", None, None, ""))
+    return list(encode(rows, _encoder(folder)))
 
 
 def _ours(folder: Path) -> None:
@@ -174,8 +178,8 @@ def _trl(folder: Path) -> None:
             if "loss" in (logs or {}):
                 print(f"step:{state.global_step} - loss:{logs['loss']}", flush=True)
 
-    found = pq.read_table(folder / "trl.parquet").column("messages").to_pylist()
-    rows = [{"prompt": messages[:-1], "completion": messages[-1:]} for messages in found]
+    conversations = pq.read_table(folder / "trl.parquet").column("messages").to_pylist()
+    rows = [{"prompt": messages[:-1], "completion": messages[-1:]} for messages in conversations]
     config = SFTConfig(
         output_dir=str(folder / "trl"),
         per_device_train_batch_size=BATCH,
@@ -210,7 +214,7 @@ PROGRAMS: dict[str, Callable[[Path], None]] = {"ours": _ours, "trl": _trl}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the program of a side: its name, and the folder of the work."""
+    """Run the program of a side: its name, and the folder of the data."""
     PROGRAMS[arguments[0]](Path(arguments[1]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 
@@ -68,6 +69,12 @@ def test_a_fast_bar_writes_few_lines(capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setattr(progress, "BAR_SECONDS", 3600.0)
     assert list(progress_bar(1000, "record", "trajectory", items=range(1000))) == list(range(1000))
     assert len(bar_lines(capsys.readouterr().err)) == 2
+
+
+def test_beside_a_bar_of_verl_a_line_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    with tqdm(total=2, desc="Training Progress", file=io.StringIO()), progress_bar(2, "collect", "state") as bar:
+        bar.update(2)
+    assert {line.split(":")[0] for line in bar_lines(capsys.readouterr().err)} == {"collect"}
 
 
 def test_a_disabled_bar_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:

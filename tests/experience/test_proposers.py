@@ -27,6 +27,7 @@ from verl_ee.experience.proposers import (
     tool_of,
     visible_state,
 )
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.examples import Encoder
 from verl_ee.prompts.actions import canonical
 from verl_ee.prompts.state import State
@@ -42,7 +43,7 @@ def config(**values: Any) -> CollectConfig:
 
 
 def question(listed: tuple[str, ...] | None = LISTED, step: int = 4) -> ProposalRequest:
-    return ProposalRequest(2, step, "train/7", State("find a mug", (), "A room.", listed), EXPERT)
+    return ProposalRequest(StateRef(2, step), "train/7", State("find a mug", (), "A room.", listed), EXPERT)
 
 
 def drawn(*actions: str) -> list[Proposal]:
@@ -165,7 +166,7 @@ def test_the_first_k_draws_that_differ_are_taken_and_the_expert_s_is_none(k: int
 def test_a_draw_is_the_expert_s_action_however_either_is_written(written: str) -> None:
     for alternatives in ("policy", "mixture"):
         given = config(alternatives=alternatives, extra_admissible=9, unlisted="replace")
-        found = policy_proposals(drawn(EXPERT, "`open drawer 1`", "look"), given, replace(question(), expert=written))
+        found = policy_proposals(drawn(EXPERT, "`open drawer 1`", "look"), given, replace(question(), expert_action=written))
         assert EXPERT not in {canonical(item.action) for item in found}
         assert found[0].action == "look"
 
@@ -331,7 +332,7 @@ def test_no_draw_and_no_addition_uses_the_expert_s_tool_if_that_is_withheld(unli
 def test_calls_of_a_tool_are_left_out_whatever_their_arguments() -> None:
     calls = [json.dumps({"name": "cancel", "arguments": {"id": number}}) for number in range(3)]
     other = '{"name": "find", "arguments": {"id": 0}}'
-    asked = replace(question(None), expert=calls[0])
+    asked = replace(question(None), expert_action=calls[0])
     given = config(k=9, alternatives="policy", withhold_expert_tool=True)
     assert actions(policy_proposals(drawn(*calls, other), given, asked)) == [other]
     assert actions(policy_proposals(drawn(*calls, other), config(k=9, alternatives="policy"), asked)) == [

@@ -32,6 +32,7 @@ def main(config):
 
 main()
 """
+BEGIN = "the job begins: Ray, workers and rollout servers start"
 FLAG = (
     "hydra.output_subdir=null",
     "hydra.run.dir=.",
@@ -56,16 +57,18 @@ def run(
 def test_quiet_a_job_that_ends_well(tmp_path: Path) -> None:
     job, log = run(tmp_path, "quiet")
     assert (job.returncode, job.stdout) == (0, "")
-    assert job.stderr.splitlines() == [f"everything else: {tmp_path}/run/job.log", "a stage"]
-    assert log == ["noise", "verl_ee | INFO | a stage"]
+    assert job.stderr.splitlines() == [f"everything else: {tmp_path}/run/job.log", BEGIN, "a stage"]
+    assert log == [f"verl_ee | INFO | {BEGIN}", "noise", "verl_ee | INFO | a stage"]
 
 
 def test_quiet_an_error_of_ours_comes_last_behind_the_end_of_the_log(tmp_path: Path) -> None:
     job, _ = run(tmp_path, "quiet", STAGE_ERROR)
     assert (job.returncode, job.stdout) == (1, "")
     assert job.stderr.splitlines()[1:] == [
+        BEGIN,
         "a stage",
         f"the last lines of {tmp_path}/run/job.log:",
+        f"  verl_ee | INFO | {BEGIN}",
         "  noise",
         "  verl_ee | INFO | a stage",
         "",
@@ -91,7 +94,7 @@ def test_quiet_an_interrupted_job_gives_the_console_back(tmp_path: Path) -> None
 def test_quiet_a_job_that_exits_keeps_its_status(tmp_path: Path) -> None:
     job, _ = run(tmp_path, "quiet", "raise SystemExit(7)")
     assert job.returncode == 7
-    assert job.stderr.splitlines()[1:3] == ["a stage", f"the last lines of {tmp_path}/run/job.log:"]
+    assert job.stderr.splitlines()[2:4] == ["a stage", f"the last lines of {tmp_path}/run/job.log:"]
 
 
 @pytest.mark.parametrize("console", ["full", "quiet"])

@@ -29,16 +29,15 @@ def add_to(commands: Commands) -> None:
 
 
 def _record(args: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from verl_ee.envs import Expert
     from verl_ee.experience.expert_files import write_experts
+    from verl_ee.experience.progress import progress_bar
 
     env = make_environment(args)
     if not isinstance(env.unwrapped, Expert):
         raise EnvError(f"{args.env} has no expert (no expert_trajectory method). Bring an expert file of your own.")
     tasks = tasks_from(tasks_of(env, args.split, "recording"), args.split, args.first, args.n)
-    with tqdm(tasks, desc="record", unit="trajectory") as bar:
+    with progress_bar(len(tasks), "record", "trajectory", items=tasks) as bar:
         count = write_experts(args.out, (env.unwrapped.expert_trajectory(task) for task in bar))
     print(f"{count} trajectories in {args.out}")
 

@@ -1,4 +1,4 @@
-"""What verl_ee asks of an environment: a Gymnasium id, text in, text out, and optional capabilities.
+"""The contract of an environment: a Gymnasium id, text in, text out, and optional capabilities.
 
 The info dict of `reset`, `step` and `restore` may hold:
 
@@ -16,7 +16,7 @@ import difflib
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,17 +26,21 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from verl_ee.errors import EnvError, did_you_mean
 
 NAMESPACE = "verl_ee/"
+TextEnv = gymnasium.Env[str, str]
+"""An environment whose observations and actions are text."""
+Info = dict[str, Any]
+"""The info dict of Gymnasium: an environment may put anything into it besides the keys above."""
 
 
 @dataclass(frozen=True)
 class ExpertStep:
-    """What an expert saw and did.
+    """One step of an expert: the observation before it, and the action.
 
     Attributes:
         observation: the observation before the action.
         action: the action taken.
-        thought: why, or None.
-        admissible_actions: what the environment listed before the action, or None.
+        thought: the reason for the action, or None.
+        admissible_actions: actions that the environment listed before the action, or None.
     """
 
     observation: str
@@ -47,14 +51,14 @@ class ExpertStep:
 
 @dataclass(frozen=True)
 class ExpertTrajectory:
-    """One episode of an expert, with all that is needed to play it again.
+    """One episode of an expert, with all that is needed to repeat it.
 
     Attributes:
         environment: Gymnasium id.
         version: version of the environment (see `version_of`).
         task: id of the task.
-        instruction: what the agent was asked to do.
-        steps: what was seen and done, in order.
+        instruction: the instruction that the agent was given.
+        steps: the steps, in order.
         final_observation: the observation after the last action.
         success: whether the task was solved.
         kwargs: arguments of the environment.
@@ -68,7 +72,7 @@ class ExpertTrajectory:
     steps: tuple[ExpertStep, ...]
     final_observation: str
     success: bool
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, object] = field(default_factory=dict)
     seed: int | None = None
 
 
@@ -80,11 +84,11 @@ class Snapshots(Protocol):
         """Return the present state; it can be pickled and later steps do not change it."""
         ...
 
-    def restore(self, state: object) -> tuple[str, dict[str, Any]]:
+    def restore(self, state: object) -> tuple[str, Info]:
         """Re-enter `state` and return its observation and info, as they were when it was first reached.
 
         Raises:
-            EnvironmentFault: `state` is not a snapshot of such an environment.
+            EnvError: if `state` is not a snapshot of such an environment.
         """
         ...
 
@@ -97,7 +101,7 @@ class Expert(Protocol):
         """Return a trajectory for `task`; the state of the environment itself does not change.
 
         Raises:
-            EnvironmentFault: the task is unknown.
+            EnvError: if the task is unknown.
         """
         ...
 
@@ -112,7 +116,7 @@ class Tasks(Protocol):
         """Return the ids of the tasks in `split`.
 
         Raises:
-            EnvironmentFault: the split is unknown.
+            EnvError: if the split is unknown.
         """
         ...
 
@@ -126,20 +130,24 @@ class AdmissibleActions(Protocol):
         ...
 
 
-_CAPABILITIES: dict[str, type] = {"snapshots": Snapshots, "expert": Expert, "tasks": Tasks}
-_CAPABILITIES |= {"admissible_actions": AdmissibleActions}
+_CAPABILITIES: dict[str, type] = {
+    "snapshots": Snapshots,
+    "expert": Expert,
+    "tasks": Tasks,
+    "admissible_actions": AdmissibleActions,
+}
 
 
-def capabilities(env: gymnasium.Env[Any, Any]) -> frozenset[str]:
+def capabilities(env: TextEnv) -> frozenset[str]:
     """Return which of "snapshots", "expert", "tasks" and "admissible_actions" the unwrapped `env` has."""
     return frozenset(name for name, protocol in _CAPABILITIES.items() if isinstance(env.unwrapped, protocol))
 
 
-def arguments(env_id: str, kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def arguments(env_id: str, kwargs: Mapping[str, object] | None = None) -> dict[str, object]:
     """Return all arguments of an environment, defaults filled in, so that two ways to write the same are equal.
 
     Raises:
-        EnvironmentFault: the id is unknown, or the environment does not take these arguments.
+        EnvError: if the id is unknown, or the environment does not take these arguments.
     """
     given = dict(kwargs or {})
     spec = _spec(env_id)
@@ -155,7 +163,7 @@ def arguments(env_id: str, kwargs: Mapping[str, Any] | None = None) -> dict[str,
     return dict(bound.arguments)
 
 
-def make(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
+def make(env_id: str, kwargs: Mapping[str, object] | None = None) -> TextEnv:
     """Return a new environment, without the checking wrapper of Gymnasium.
 
     Args:
@@ -163,10 +171,10 @@ def make(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gymnasium.Env[
         kwargs: arguments of the environment.
 
     Raises:
-        EnvironmentFault: the id is unknown, what it needs is not installed, it does not take these arguments, or it
+        EnvError: if the id is unknown, what it needs is not installed, it does not take these arguments, or it
             raises while it is made.
     """
-    given = dict(kwargs or {})
+    given: dict[str, Any] = dict(kwargs or {})
     arguments(env_id, given)
     try:
         return gymnasium.make(env_id, disable_env_checker=True, **given)
@@ -181,7 +189,7 @@ def version_of(env_id: str) -> str:
     """Return the version of an environment: its own attribute `version`, else that of the package it comes from.
 
     Raises:
-        EnvironmentFault: the id is unknown, or what it needs is not installed.
+        EnvError: if the id is unknown, or what it needs is not installed.
     """
     creator = _creator(_spec(env_id))
     version = getattr(creator, "version", None)
@@ -194,10 +202,10 @@ def version_of(env_id: str) -> str:
 
 
 def nondeterministic(env_id: str) -> bool:
-    """Return whether an environment is registered as one in which the same actions may lead elsewhere.
+    """Return whether an environment is registered as one in which the same actions may lead to other observations.
 
     Raises:
-        EnvironmentFault: the id is unknown.
+        EnvError: if the id is unknown.
     """
     return bool(_spec(env_id).nondeterministic)
 
@@ -227,7 +235,7 @@ def _import(module: str) -> None:
         ) from error
 
 
-def _creator(spec: EnvSpec) -> Any:
+def _creator(spec: EnvSpec) -> Callable[..., object]:
     entry = spec.entry_point
     if entry is None:
         raise EnvError(f"{spec.id} is registered without an entry point. Register it with one.")

@@ -32,7 +32,7 @@ def read_agentgym(
 
     Raises:
         ConfigError: if `goal` is not a regular expression.
-        EnvironmentFault: if the environment is unknown or does not take its arguments.
+        EnvError: if the environment is unknown or does not take its arguments.
         ExpertFileError: with file, place, what is wrong and what to do.
     """
     try:

@@ -89,6 +89,8 @@ def progress_bar(
         unit=unit,
         disable=disable,
         file=_BarLines(),
+        # Beside a bar of verl, it would otherwise move the cursor to a line of its own.
+        position=0,
         bar_format=BAR,
         mininterval=BAR_SECONDS,
         miniters=1,

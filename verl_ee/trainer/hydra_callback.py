@@ -16,10 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_ee.config.models import ROOT
 from verl_ee.errors import ConfigError, EarlyExperienceError
+from verl_ee.experience.progress import plugin_logger
 from verl_ee.run.console import QuietConsole
 from verl_ee.run.folder import RunFolder
 from verl_ee.trainer.job_check import check_job
 
+logger = plugin_logger(__name__)
 FORWARD_SECONDS = 0.5
 """Ray brings the last lines of its processes to the driver with a delay; Ray's own shutdown at exit waits as long."""
 
@@ -39,6 +41,7 @@ class FlagCallback(Callback):
             check_job(config)
             if OmegaConf.select(config, f"{ROOT}.console") == "quiet":
                 self._console = QuietConsole(_folder_of(config).job_log)
+                logger.info("the job begins: Ray, workers and rollout servers start")
                 # An interrupted job has no end that Hydra tells of.
                 atexit.register(self._end_quiet, failed=True)
         except EarlyExperienceError as error:

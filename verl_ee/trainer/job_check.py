@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 
@@ -250,7 +251,10 @@ def _check_verl(config: DictConfig) -> None:
         raise ConfigError(f"trainer.resume_mode={resume!r} does not exist. {did_you_mean(str(resume), RESUME_MODES)}")
     from verl.trainer.ppo.utils import need_critic
 
-    if need_critic(config):
+    with warnings.catch_warnings(action="ignore"):
+        # verl gives the same warning again when the job starts.
+        is_critic_needed = need_critic(config)
+    if is_critic_needed:
         raise ConfigError(
             f"algorithm.adv_estimator={config.algorithm.adv_estimator!r} needs a critic, which mid-training does not "
             "warm up. Use an estimator without one, for instance algorithm.adv_estimator=grpo."

@@ -39,6 +39,10 @@ def test_a_gate_lets_pass_what_only_looks_like_a_leak(gate: str, situation: str,
     assert GATES[gate](replace(DRAFTS[situation], text=text)) == ""
 
 
+def test_every_file_of_cases_has_its_gate() -> None:
+    assert {path.stem for path in FOLDER.glob("*.json")} == {*GATES, "situations"}
+
+
 def test_every_gate_has_cases_of_both_kinds() -> None:
     for gate in GATES:
         rejected, passed = read(gate)["rejected"], read(gate)["passed"]

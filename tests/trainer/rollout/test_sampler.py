@@ -31,12 +31,12 @@ class Server:
 
     def __init__(self, status: int = 200) -> None:
         self.status = status
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         self.authorization: str | None = None
 
     async def answer(self, request: web.Request) -> web.Response:
         body = await request.json()
-        self.asked.append(body)
+        self.requests.append(body)
         self.authorization = request.headers.get("Authorization")
         if self.status != 200:
             return web.json_response({"error": {"message": "prompt is too long"}}, status=self.status)
@@ -65,17 +65,17 @@ def sample(servers: list[Server], prompts: list[list[int]], n: int) -> list[list
 def test_prompts_are_spread_over_servers_and_answers_come_back_in_their_order(count: int) -> None:
     servers = [Server() for _ in range(count)]
     assert sample(servers, PROMPTS, 3) == [[[prompt[0], copy] for copy in range(3)] for prompt in PROMPTS]
-    sizes = [sum(len(body["prompt"]) for body in server.asked) for server in servers]
+    sizes = [sum(len(body["prompt"]) for body in server.requests) for server in servers]
     assert sum(sizes) == len(PROMPTS)
     assert max(sizes) - min(sizes) <= 1
-    assert all(len(server.asked) <= 1 for server in servers)
+    assert all(len(server.requests) <= 1 for server in servers)
 
 
 def test_servers_get_the_parameters_of_a_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_API_KEY", "key of the servers")
     server = Server()
     sample([server], PROMPTS, 2)
-    (body,) = server.asked
+    (body,) = server.requests
     given = {"temperature": 0.5, "top_p": 0.9, "top_k": -1, "repetition_penalty": 1.0, "min_p": 0.0, "logprobs": None}
     assert body == given | {"prompt": PROMPTS, "n": 2, "max_tokens": 32, "return_token_ids": True}
     assert server.authorization == "Bearer key of the servers"
@@ -84,7 +84,7 @@ def test_servers_get_the_parameters_of_a_rollout(monkeypatch: pytest.MonkeyPatch
 def test_no_prompts_are_no_requests() -> None:
     server = Server()
     assert sample([server], [], 4) == []
-    assert not server.asked
+    assert not server.requests
 
 
 def test_a_server_that_refuses_or_is_gone_ends_the_stage() -> None:
@@ -95,11 +95,11 @@ def test_a_server_that_refuses_or_is_gone_ends_the_stage() -> None:
 
 
 def test_without_batches_each_response_goes_through_verls_client() -> None:
-    asked = []
+    requests: list[str] = []
 
     class Client:
         async def generate(self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any]) -> Any:
-            asked.append(request_id)
+            requests.append(request_id)
             # verl takes keys out of what it is given.
             assert sampling_params.pop("max_tokens") == 32
             assert sampling_params.pop("logprobs") is False
@@ -107,7 +107,7 @@ def test_without_batches_each_response_goes_through_verls_client() -> None:
 
     responses = asyncio.run(Sampler(Client(), (), 32).sample(PROMPTS, 2, PARAMS))
     assert responses == [[prompt, prompt] for prompt in PROMPTS]
-    assert len(set(asked)) == 10
+    assert len(set(requests)) == 10
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def servers() -> Iterator[Any]:
 @pytest.mark.slow
 def test_batches_and_verls_client_get_the_same_responses(servers: Any) -> None:
     encoder = encoder_for(AutoTokenizer.from_pretrained(MODEL), "qwen2", {})
-    prompts = [asked.prompt for asked in islice(household(encoder), 48)]
+    prompts = [state.prompt for state in islice(household(encoder), 48)]
     greedy = PARAMS | {"temperature": 0.0, "top_p": 1.0}
 
     def responses(addresses: list[str], length: int) -> list[list[list[int]]]:

@@ -44,7 +44,7 @@ class Household(gymnasium.Env[str, str]):
         reward: "success" or "progress".
 
     Raises:
-        EnvironmentFault: an argument is out of range.
+        EnvError: an argument is out of range.
     """
 
     version = "1"
@@ -81,7 +81,7 @@ class Household(gymnasium.Env[str, str]):
         """Start `options["task"]`, or without it a task of the split train that is drawn with the seed.
 
         Raises:
-            EnvironmentFault: the task is unknown.
+            EnvError: the task is unknown.
         """
         super().reset(seed=seed)
         task = (options or {}).get("task")
@@ -94,7 +94,7 @@ class Household(gymnasium.Env[str, str]):
         """Take an action; upper case and spaces around words do not matter.
 
         Raises:
-            EnvironmentFault: the action is not text, or the episode has not started or has ended.
+            EnvError: the action is not text, or the episode has not started or has ended.
         """
         house = self._started()
         if not isinstance(action, str):
@@ -115,7 +115,7 @@ class Household(gymnasium.Env[str, str]):
         """Return all possible actions, in a fixed order; an action that is not listed is not possible.
 
         Raises:
-            EnvironmentFault: the episode has not started.
+            EnvError: the episode has not started.
         """
         self._started()
         return tuple(self._commands)
@@ -124,7 +124,7 @@ class Household(gymnasium.Env[str, str]):
         """Return the present state, which can be pickled and restored in any environment of this size.
 
         Raises:
-            EnvironmentFault: the episode has not started.
+            EnvError: the episode has not started.
         """
         house = self._started()
         return Snapshot(self.size, house.task, self._state, self._steps, self._observation, self._valid)
@@ -133,7 +133,7 @@ class Household(gymnasium.Env[str, str]):
         """Re-enter a snapshot and return its observation and info.
 
         Raises:
-            EnvironmentFault: `state` is not a snapshot of a household of this size.
+            EnvError: `state` is not a snapshot of a household of this size.
         """
         if not isinstance(state, Snapshot) or state.size != self.size:
             raise EnvError(
@@ -151,7 +151,7 @@ class Household(gymnasium.Env[str, str]):
             kind: "search" (sees what the agent sees) or "shortest" (sees all).
 
         Raises:
-            EnvironmentFault: the task or the expert is unknown.
+            EnvError: the task or the expert is unknown.
         """
         env = Household(self.size, self.max_steps, reward=self.reward)
         observation, info = env.reset(options={"task": task})

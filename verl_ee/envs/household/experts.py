@@ -55,7 +55,7 @@ def solve(house: House, kind: str) -> list[str]:
             (sees all, and takes as few actions as possible).
 
     Raises:
-        EnvironmentFault: there is no such expert.
+        EnvError: there is no such expert.
     """
     if kind == "search":
         return _rollout(house, _Knowledge(list(range(len(house.receptacles))), set(), set(), _targets(house)[0]))

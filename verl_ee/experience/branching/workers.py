@@ -26,7 +26,7 @@ REPORTS_AHEAD = 8
 """Reports of a worker that may wait for the driver before it pauses."""
 QUEUE_SECONDS = 60
 """Time that Ray may take to place a worker, besides the time that its environment may take to start."""
-_LOSSES = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.RaySystemError)
+_WORKER_LOST = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.RaySystemError)
 
 
 class EnvironmentWorker:
@@ -100,7 +100,7 @@ class WorkerPool:
         self._busy: dict[ObjectRefGenerator, tuple[ActorHandle, WorkUnit]] = {}
         self._starting: dict[ObjectRef, ActorHandle] = {}
         self._patience, self._last_alive = config.start_timeout + QUEUE_SECONDS, time.monotonic()
-        self._losses: Counter[StateRef] = Counter()
+        self._loss_counts: Counter[StateRef] = Counter()
         self._last_loss = ""
         self.worker_losses: list[Fault] = []
         self.unfinished_units: list[WorkUnit] = []
@@ -195,7 +195,7 @@ class WorkerPool:
             del self._busy[stream]
             self._idle.append(worker)
             return []
-        except _LOSSES as error:
+        except _WORKER_LOST as error:
             del self._busy[stream]
             self._replace_worker(worker, error)
             return self._retry_unit(unit)
@@ -218,9 +218,9 @@ class WorkerPool:
         if not unit.requests:
             return []
         refs = [StateRef(unit.trajectory_index, request.step) for request in unit.requests]
-        self._losses.update(refs)
+        self._loss_counts.update(refs)
         fault = Fault(refs[0], "died", self._last_loss)
-        if len(refs) == 1 and self._losses[refs[0]] >= TRIES:
+        if len(refs) == 1 and self._loss_counts[refs[0]] >= TRIES:
             return [StateResult(refs[0], faults=(fault,), lost=True)]
         self.worker_losses.append(fault)
         self.unfinished_units += [replace(unit, requests=(request,)) for request in unit.requests]
@@ -237,7 +237,7 @@ class WorkerPool:
         try:
             ray.get(ready)
             self._idle.append(worker)
-        except _LOSSES:
+        except _WORKER_LOST:
             self._alive.remove(worker)
             self._start_worker()
         except ray.exceptions.RayError as error:
