@@ -166,7 +166,9 @@ def test_the_first_k_draws_that_differ_are_taken_and_the_expert_s_is_none(k: int
 def test_a_draw_is_the_expert_s_action_however_either_is_written(written: str) -> None:
     for alternatives in ("policy", "mixture"):
         given = config(alternatives=alternatives, extra_admissible=9, unlisted="replace")
-        found = policy_proposals(drawn(EXPERT, "`open drawer 1`", "look"), given, replace(question(), expert_action=written))
+        found = policy_proposals(
+            drawn(EXPERT, "`open drawer 1`", "look"), given, replace(question(), expert_action=written)
+        )
         assert EXPERT not in {canonical(item.action) for item in found}
         assert found[0].action == "look"
 

@@ -178,11 +178,13 @@ class StageConfig(_Frozen):
     """Which examples, put together and shuffled: the outcome of each branch, the expert's action in each state, or a
     rationale followed by that action."""
     epochs: Annotated[int, Field(ge=1)]
+    """Passes over the examples (paper, section B.1: 2 of imitation; section 5.1: 1 of the world model)."""
     lr: Annotated[float, Field(gt=0.0)]
     """Peak learning rate."""
     batch_size: Annotated[int, Field(ge=1)]
     """Examples per optimizer step, over all workers."""
     schedule: Literal["constant", "cosine"] = "cosine"
+    """Learning rate after the warm-up: the peak throughout, or half a cosine from the peak down to 0."""
     warmup_ratio: Fraction = 0.0
     """Share of the stage's steps in which the learning rate rises from 0."""
     seed: int = 0
