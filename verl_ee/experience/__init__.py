@@ -1,1 +1,1 @@
-"""Expert data, branching from expert states, and what came back. Knows neither verl nor torch."""
+"""Experience: expert files, branching from expert states, and the store of the outcomes."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from verl_ee.config import EnvironmentConfig
 from verl_ee.envs import ExpertStep, ExpertTrajectory, arguments, version_of
 from verl_ee.errors import ConfigError, ExpertFileError
-from verl_ee.experience.files.json_lines import check_keys, read_objects, typed_value
+from verl_ee.experience.files.json_lines import JsonObject, Value, check_keys, read_objects, typed_value
 
 ACTION, THOUGHT = "Action:", "Thought:"
-_known = partial(check_keys, error=ExpertFileError)
-_typed = partial(typed_value, error=ExpertFileError)
+SIDES = ("human", "gpt")
+"""The two sides of a conversation, in the order in which they take turns."""
+_check_keys = partial(check_keys, error=ExpertFileError)
 
 
 def read_agentgym(
@@ -25,60 +25,50 @@ def read_agentgym(
 
     Args:
         path: the file.
-        environment: that the trajectories are said to come from; its installed version is recorded.
+        environment: the environment that the trajectories are said to come from; its installed version is recorded.
         goal: regular expression for the instruction in the first observation, its first group if it has one; None
             takes the first message, which is the same for all tasks of an environment.
-        success: of trajectories that do not say theirs.
+        success: success of the trajectories that do not say theirs.
 
     Raises:
         ConfigError: if `goal` is not a regular expression.
         EnvError: if the environment is unknown or does not take its arguments.
         ExpertFileError: with file, place, what is wrong and what to do.
     """
-    try:
-        pattern = None if goal is None else re.compile(goal)
-    except re.error as error:
-        raise ConfigError(f"--goal {goal!r} is not a regular expression ({error}).") from None
+    pattern = _compiled(goal)
     arguments(environment.id, environment.kwargs)
-    version, where = version_of(environment.id), ""
+    version = version_of(environment.id)
+    is_empty = True
     for where, item in read_objects(path, ExpertFileError, "Repair it, or get the file again."):
-        _known(item, ("item_id", "id", "conversations", "success"), where)
+        is_empty = False
+        _check_keys(item, ("item_id", "id", "conversations", "success"), where)
         texts = _texts(_typed(item, "conversations", list, where), where)
         # The first two texts are the instruction and its acknowledgement.
         observations, responses = texts[2::2], texts[3::2]
-        steps = [
-            ExpertStep(observation, *_split(response, f"{where}, message {2 * index + 4}"))
-            for index, (observation, response) in enumerate(zip(observations, responses, strict=False))
-        ]
         yield ExpertTrajectory(
             environment=environment.id,
             version=version,
             kwargs=environment.kwargs,
             task=_task(item, where),
             instruction=texts[0] if pattern is None else _goal(pattern, observations[0], f"{where}, message 3"),
-            steps=tuple(steps),
+            steps=tuple(_steps(observations, responses, where)),
             final_observation=observations[-1] if len(observations) > len(responses) else "",
             success=_typed(item, "success", bool, where) if "success" in item else success,
         )
-    if not where:
+    if is_empty:
         raise ExpertFileError(f"{path} holds no trajectory. Name a file that holds some.")
 
 
-def _texts(messages: list[Any], where: str) -> list[str]:
+def _compiled(goal: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if goal is None else re.compile(goal)
+    except re.error as error:
+        raise ConfigError(f"--goal {goal!r} is not a regular expression ({error}).") from None
+
+
+def _texts(messages: Sequence[object], where: str) -> list[str]:
     """Return the texts of a conversation, in which the two sides take turns."""
-    texts = []
-    for index, message in enumerate(messages):
-        here, side = f"{where}, message {index + 1}", ("human", "gpt")[index % 2]
-        if not isinstance(message, dict):
-            raise ExpertFileError(f"{here}: expected a JSON object, found {type(message).__name__}.")
-        _known(message, ("from", "value", "loss"), here)
-        if message.get("from") != side:
-            raise ExpertFileError(
-                f"{here}: it is from {message.get('from')!r}, expected {side!r}: human and gpt take turns, human first."
-            )
-        if index > 1 and side == "gpt" and message.get("loss") is False:
-            raise ExpertFileError(f"{here}: its loss is false, so the expert did not do this. Take the turn out.")
-        texts.append(_typed(message, "value", str, here))
+    texts = [_text(message, index, f"{where}, message {index + 1}") for index, message in enumerate(messages)]
     if len(texts) < 4:
         raise ExpertFileError(
             f"{where}: {len(texts)} messages; expected instruction, acknowledgement, observation, response, and so on."
@@ -89,6 +79,28 @@ def _texts(messages: list[Any], where: str) -> list[str]:
             "Put one in, and the first observation after it."
         )
     return texts
+
+
+def _text(message: object, index: int, where: str) -> str:
+    """Return the text of one message."""
+    if not isinstance(message, dict):
+        raise ExpertFileError(f"{where}: expected a JSON object, found {type(message).__name__}.")
+    _check_keys(message, ("from", "value", "loss"), where)
+    side = SIDES[index % 2]
+    if message.get("from") != side:
+        raise ExpertFileError(
+            f"{where}: it is from {message.get('from')!r}, expected {side!r}: human and gpt take turns, human first."
+        )
+    if index > 1 and side == "gpt" and message.get("loss") is False:
+        raise ExpertFileError(f"{where}: its loss is false, so the expert did not do this. Take the turn out.")
+    return _typed(message, "value", str, where)
+
+
+def _steps(observations: Sequence[str], responses: Sequence[str], where: str) -> Iterator[ExpertStep]:
+    """Yield the steps of a trajectory; an observation behind the last response belongs to none."""
+    for index, (observation, response) in enumerate(zip(observations, responses, strict=False)):
+        action, thought = _split(response, f"{where}, message {2 * index + 4}")
+        yield ExpertStep(observation, action, thought)
 
 
 def _split(response: str, where: str) -> tuple[str, str | None]:
@@ -102,7 +114,7 @@ def _split(response: str, where: str) -> tuple[str, str | None]:
     return action, thought or None
 
 
-def _task(item: Mapping[str, Any], where: str) -> str:
+def _task(item: JsonObject, where: str) -> str:
     task = item.get("item_id", item.get("id"))
     if isinstance(task, bool) or not isinstance(task, str | int):
         raise ExpertFileError(f"{where}: 'item_id' must be text or a number, found {task!r}.")
@@ -110,7 +122,11 @@ def _task(item: Mapping[str, Any], where: str) -> str:
 
 
 def _goal(pattern: re.Pattern[str], observation: str, where: str) -> str:
-    found = pattern.search(observation)
-    if found is None:
+    match = pattern.search(observation)
+    if match is None:
         raise ExpertFileError(f"{where}: nothing matches --goal {pattern.pattern!r} in {observation[:200]!r}.")
-    return str(found[1] if pattern.groups else found[0]).strip()
+    return str(match[1] if pattern.groups else match[0]).strip()
+
+
+def _typed(item: Mapping[str, object], key: str, kind: type[Value], where: str) -> Value:
+    return typed_value(item, key, kind, where, ExpertFileError)

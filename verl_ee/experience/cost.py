@@ -1,11 +1,10 @@
-"""What collecting takes: measured, and predicted from a small sample."""
+"""The cost of a stage in quantities, and in money if there is a price table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -14,15 +13,15 @@ from verl_ee.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class Cost:
-    """Quantities of a stage; a lower bound where a run was killed or a Ray worker lost, with what it had not reported.
+    """Quantities of a stage; a lower bound if a run was killed or a Ray worker was lost before it had reported all.
 
     Attributes:
         env_steps: environment steps executed, replay included.
         resets: episodes begun.
-        prompt_tokens: read by language models.
-        completion_tokens: written by language models.
+        prompt_tokens: tokens that language models read.
+        completion_tokens: tokens that language models wrote.
         seconds: wall time.
-        bytes: size of what was written.
+        bytes: size of the files that were written.
     """
 
     env_steps: int = 0
@@ -33,7 +32,7 @@ class Cost:
     bytes: int = 0
 
     def scaled(self, factor: float) -> Cost:
-        """Return `factor` times as much of everything; counts are rounded."""
+        """Return every quantity times `factor`; counts are rounded."""
         values = {name: value * factor for name, value in asdict(self).items()}
         return Cost(**{name: value if name == "seconds" else round(value) for name, value in values.items()})
 
@@ -42,7 +41,7 @@ QUANTITIES = tuple(item.name for item in fields(Cost))
 
 
 def read_prices(path: Path) -> dict[str, float]:
-    """Read a price table: YAML, price of one unit by quantity.
+    """Read a price table: a YAML mapping from quantities to the price of one unit.
 
     Raises:
         ConfigError: if the file cannot be read, or names something that has no price.
@@ -63,6 +62,6 @@ def read_prices(path: Path) -> dict[str, float]:
 
 
 def money(cost: Cost, prices: Mapping[str, float]) -> float:
-    """Return what a cost comes to, in the currency of the prices."""
-    quantities: dict[str, Any] = asdict(cost)
+    """Return the money that a cost comes to, in the currency of the prices."""
+    quantities: dict[str, float] = asdict(cost)
     return float(sum(price * quantities[name] for name, price in prices.items()))

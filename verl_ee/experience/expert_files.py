@@ -8,19 +8,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from verl_ee.envs import ExpertStep, ExpertTrajectory, arguments, version_of
 from verl_ee.errors import EnvError, ExpertFileError
 from verl_ee.experience.files.atomic import atomic
-from verl_ee.experience.files.json_lines import check_keys, check_schema, parse_object, typed_value
+from verl_ee.experience.files.json_lines import JsonObject, Value, check_keys, check_schema, parse_object, typed_value
 
 SCHEMA = "verl_ee.expert"
 VERSION = 1
 _KEYS = {"schema", "environment", "task", "seed", "instruction", "steps", "final_observation", "success"}
 _STEP_KEYS = {"observation", "action", "thought", "admissible_actions"}
 _check_keys = partial(check_keys, error=ExpertFileError)
-_typed = partial(typed_value, error=ExpertFileError)
 
 
 @dataclass(frozen=True)
@@ -28,9 +26,9 @@ class ExpertFile:
     """The content of an expert file.
 
     Attributes:
-        path: where it was read from.
-        sha256: of the bytes that were read.
-        trajectories: in the order of the file, at least one.
+        path: the file.
+        sha256: hash of its bytes, hexadecimal.
+        trajectories: its trajectories in their order, at least one.
     """
 
     path: Path
@@ -39,7 +37,7 @@ class ExpertFile:
 
 
 def write_experts(path: Path, trajectories: Iterable[ExpertTrajectory]) -> int:
-    """Write trajectories, atomically, and return how many there were."""
+    """Write trajectories, atomically, and return their number."""
     count = 0
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for trajectory in trajectories:
@@ -51,7 +49,7 @@ def write_experts(path: Path, trajectories: Iterable[ExpertTrajectory]) -> int:
 def load_experts(
     path: str | Path,
     environment: str | None = None,
-    kwargs: Mapping[str, Any] | None = None,
+    kwargs: Mapping[str, object] | None = None,
     limit: int | None = None,
 ) -> ExpertFile:
     """Read and check an expert file.
@@ -91,7 +89,7 @@ def load_experts(
     return ExpertFile(path, hashlib.sha256(content).hexdigest(), tuple(trajectories))
 
 
-def _to_json(trajectory: ExpertTrajectory) -> dict[str, Any]:
+def _to_json(trajectory: ExpertTrajectory) -> JsonObject:
     return {
         "schema": f"{SCHEMA}/{VERSION}",
         "environment": {
@@ -112,17 +110,17 @@ def _parse_line(line: bytes, where: str, closed: bool) -> ExpertTrajectory:
     row = parse_object(line, where, closed, ExpertFileError, "Record it again.")
     check_schema(row, SCHEMA, VERSION, where, ExpertFileError)
     _check_keys(row, _KEYS, where)
+    in_environment = f"{where}, environment"
     environment = _typed(row, "environment", dict, where)
-    _check_keys(environment, {"id", "version", "kwargs"}, f"{where}, environment")
-    if environment.get("kwargs") is not None:
-        _typed(environment, "kwargs", dict, f"{where}, environment")
+    _check_keys(environment, {"id", "version", "kwargs"}, in_environment)
+    kwargs = {} if environment.get("kwargs") is None else _typed(environment, "kwargs", dict, in_environment)
     steps = _typed(row, "steps", list, where)
     if not steps:
         raise ExpertFileError(f"{where}: 'steps' is empty; a trajectory has at least one step.")
     return ExpertTrajectory(
-        environment=_typed(environment, "id", str, f"{where}, environment"),
+        environment=_typed(environment, "id", str, in_environment),
         version=str(environment.get("version", "")),
-        kwargs=environment.get("kwargs") or {},
+        kwargs=kwargs,
         task=_typed(row, "task", str, where),
         seed=None if row.get("seed") is None else _typed(row, "seed", int, where),
         instruction=_typed(row, "instruction", str, where),
@@ -132,12 +130,12 @@ def _parse_line(line: bytes, where: str, closed: bool) -> ExpertTrajectory:
     )
 
 
-def _parse_step(step: Any, where: str) -> ExpertStep:
+def _parse_step(step: object, where: str) -> ExpertStep:
     if not isinstance(step, dict):
         raise ExpertFileError(f"{where}: expected a JSON object, found {type(step).__name__}.")
     _check_keys(step, _STEP_KEYS, where)
     admissible = step.get("admissible_actions")
-    if admissible is not None and not (isinstance(admissible, list) and all(isinstance(a, str) for a in admissible)):
+    if admissible is not None and not _is_list_of_text(admissible):
         raise ExpertFileError(f"{where}: 'admissible_actions' must be null or a list of strings.")
     thought = step.get("thought")
     if thought is not None and not isinstance(thought, str):
@@ -150,7 +148,17 @@ def _parse_step(step: Any, where: str) -> ExpertStep:
     )
 
 
-def _check_environment(trajectory: ExpertTrajectory, environment: str, kwargs: Mapping[str, Any], where: str) -> None:
+def _is_list_of_text(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _typed(item: Mapping[str, object], key: str, kind: type[Value], where: str) -> Value:
+    return typed_value(item, key, kind, where, ExpertFileError)
+
+
+def _check_environment(
+    trajectory: ExpertTrajectory, environment: str, kwargs: Mapping[str, object], where: str
+) -> None:
     if trajectory.environment != environment:
         raise ExpertFileError(
             f"{where}: recorded in {trajectory.environment!r}, but early_experience.environment.id is {environment!r}. "
@@ -162,13 +170,13 @@ def _check_environment(trajectory: ExpertTrajectory, environment: str, kwargs: M
             f"{where}: recorded in version {trajectory.version} of {environment}; version {installed} is installed. "
             "Record it again."
         )
-    asked = arguments(environment, kwargs)
+    expected = arguments(environment, kwargs)
     try:
         recorded = arguments(environment, trajectory.kwargs)
     except EnvError as error:
         raise ExpertFileError(f"{where}: {error}") from None
-    if recorded != asked:
+    if recorded != expected:
         raise ExpertFileError(
             f"{where}: recorded with environment arguments {recorded}, but early_experience.environment.kwargs gives "
-            f"{asked}. Use the same."
+            f"{expected}. Use the same."
         )

@@ -1,4 +1,4 @@
-"""What an agent sees at each step of an episode, the same for experts, rollouts and evaluation."""
+"""The states of an expert trajectory, as an agent in the same episode would see them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from verl_ee.prompts.state import EpisodeHistory, State
 
 
 def expert_states(trajectory: ExpertTrajectory, history_length: int) -> list[State]:
-    """Return the state before each step of an expert trajectory."""
+    """Return the state before each step of an expert trajectory.
+
+    Args:
+        trajectory: the trajectory.
+        history_length: past turns in a state.
+    """
     episode = EpisodeHistory(trajectory.instruction, history_length)
     states = []
     for step in trajectory.steps:

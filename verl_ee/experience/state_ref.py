@@ -1,4 +1,4 @@
-"""A position in an expert file."""
+"""The position of a state in an expert file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StateRef:
-    """A state of an expert trajectory.
+    """A position in an expert file: the state before a step of a trajectory.
 
     Attributes:
-        trajectory: position of the trajectory in its file.
-        step: step of the state.
+        trajectory: index of the trajectory in its file.
+        step: index of the step.
     """
 
     trajectory: int

@@ -1,35 +1,35 @@
-"""Task files: the rows that verl's data loader hands to the agent loop."""
+"""Task files: the rows that verl's data loader gives to the agent loop."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import gymnasium
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from verl_ee.envs import TextEnv
 from verl_ee.experience.files.atomic import atomic
+from verl_ee.experience.files.parquet import TableRow
 from verl_ee.prompts.state import EpisodeHistory
 from verl_ee.prompts.text import render_policy
 
 AGENT_NAME = "early_experience"
 
 
-def write_tasks(path: Path, env: gymnasium.Env[str, str], tasks: Iterable[tuple[str, str]]) -> int:
+def write_tasks(path: Path, env: TextEnv, tasks: Iterable[tuple[str, str]]) -> int:
     """Write tasks as a Parquet file for `data.train_files` or `data.val_files`, and return their number.
 
     A row's `prompt` is the first state of the task, so verl's single-turn agent can use the file too; `agent_name`
-    selects the multi-turn agent loop, and `extra_info.task` is what it plays.
+    selects the multi-turn agent loop, and `extra_info.task` is the task of its episode.
 
     Args:
         path: the file.
-        env: where the tasks come from.
+        env: the environment of the tasks.
         tasks: pairs of split and task id; the split ends the row's `data_source`, by which verl groups its metrics.
     """
     name = (env.spec.id if env.spec else type(env.unwrapped).__name__).rsplit("/", 1)[-1].lower()
-    rows: list[dict[str, Any]] = []
+    rows: list[TableRow] = []
     for index, (split, task) in enumerate(tasks):
         observation, info = env.reset(options={"task": task})
         state = EpisodeHistory(info["task"], 0).state(observation, info.get("admissible_actions"))

@@ -1,4 +1,4 @@
-"""Text of an environment is data: control tokens in it are broken before it is encoded."""
+"""Control tokens in the text of an environment, which is data: they are broken before the text is encoded."""
 
 from __future__ import annotations
 
@@ -21,4 +21,7 @@ def break_control_tokens(text: str, control_tokens: Iterable[str]) -> str:
 
 def break_in_messages(messages: Iterable[Message], control_tokens: Sequence[str]) -> list[Message]:
     """Return `messages` with every control token in their contents broken (see `break_control_tokens`)."""
-    return [{"role": m["role"], "content": break_control_tokens(m["content"], control_tokens)} for m in messages]
+    return [
+        {"role": message["role"], "content": break_control_tokens(message["content"], control_tokens)}
+        for message in messages
+    ]

@@ -1,4 +1,4 @@
-"""What an agent sees before it acts, the same for experts, rollouts and evaluation."""
+"""The state of an agent: everything that it sees before it acts, the same for experts, rollouts and evaluation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Turn:
-    """One past step: what was observed, then what was done."""
+    """One past step.
+
+    Attributes:
+        observation: the observation before the action.
+        action: the action.
+    """
 
     observation: str
     action: str
@@ -16,11 +21,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class State:
-    """All that an agent may see before it acts.
+    """Everything that an agent may see before it acts.
 
     Attributes:
-        task: what the agent was asked to do.
-        history: past turns, oldest first, already cut to the length that is shown.
+        task: the instruction that the agent was given.
+        history: past turns, oldest first, cut to the length that a prompt shows.
         observation: the latest observation.
         admissible_actions: actions that the environment lists, or None where it cannot.
     """
@@ -40,6 +45,12 @@ class EpisodeHistory:
     """The history of one episode, and the states that follow from it."""
 
     def __init__(self, task: str, history_length: int) -> None:
+        """Begin without past turns.
+
+        Args:
+            task: the instruction that the agent was given.
+            history_length: past turns in a state.
+        """
         self._task, self._length = task, history_length
         self._history: list[Turn] = []
 

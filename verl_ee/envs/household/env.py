@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gymnasium
 from gymnasium.spaces import Text
 
-from verl_ee.envs.contract import ExpertStep, ExpertTrajectory
+from verl_ee.envs.contract import ExpertStep, ExpertTrajectory, Info
 from verl_ee.envs.household import experts, tasks, text
 from verl_ee.envs.household.world import Command, House, HouseState, advance, commands, progress, solved
 from verl_ee.errors import EnvError, did_you_mean
@@ -44,7 +44,7 @@ class Household(gymnasium.Env[str, str]):
         reward: "success" or "progress".
 
     Raises:
-        EnvError: an argument is out of range.
+        EnvError: if an argument is out of range.
     """
 
     version = "1"
@@ -77,11 +77,11 @@ class Household(gymnasium.Env[str, str]):
         """Return the 10,000 ids of a split: "train", "seen" (new houses) or "unseen" (held-out kinds and wording)."""
         return tasks.task_ids(split)
 
-    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Mapping[str, object] | None = None) -> tuple[str, Info]:
         """Start `options["task"]`, or without it a task of the split train that is drawn with the seed.
 
         Raises:
-            EnvError: the task is unknown.
+            EnvError: if the task is unknown.
         """
         super().reset(seed=seed)
         task = (options or {}).get("task")
@@ -90,11 +90,11 @@ class Household(gymnasium.Env[str, str]):
         self._house = tasks.house_of(str(task), self.size)
         return self._enter(self._house.start, 0, text.overview(self._house), True)
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """Take an action; upper case and spaces around words do not matter.
 
         Raises:
-            EnvError: the action is not text, or the episode has not started or has ended.
+            EnvError: if the action is not text, or the episode has not started or has ended.
         """
         house = self._started()
         if not isinstance(action, str):
@@ -115,7 +115,7 @@ class Household(gymnasium.Env[str, str]):
         """Return all possible actions, in a fixed order; an action that is not listed is not possible.
 
         Raises:
-            EnvError: the episode has not started.
+            EnvError: if the episode has not started.
         """
         self._started()
         return tuple(self._commands)
@@ -124,16 +124,16 @@ class Household(gymnasium.Env[str, str]):
         """Return the present state, which can be pickled and restored in any environment of this size.
 
         Raises:
-            EnvError: the episode has not started.
+            EnvError: if the episode has not started.
         """
         house = self._started()
         return Snapshot(self.size, house.task, self._state, self._steps, self._observation, self._valid)
 
-    def restore(self, state: object) -> tuple[str, dict[str, Any]]:
+    def restore(self, state: object) -> tuple[str, Info]:
         """Re-enter a snapshot and return its observation and info.
 
         Raises:
-            EnvError: `state` is not a snapshot of a household of this size.
+            EnvError: if `state` is not a snapshot of a household of this size.
         """
         if not isinstance(state, Snapshot) or state.size != self.size:
             raise EnvError(
@@ -144,14 +144,14 @@ class Household(gymnasium.Env[str, str]):
         return self._enter(state.state, state.steps, state.observation, state.valid)
 
     def expert_trajectory(self, task: str, kind: str = "search") -> ExpertTrajectory:
-        """Return how an expert solves `task`; the present episode does not change.
+        """Return the trajectory of an expert that solves `task`; the present episode does not change.
 
         Args:
             task: id of the task.
             kind: "search" (sees what the agent sees) or "shortest" (sees all).
 
         Raises:
-            EnvError: the task or the expert is unknown.
+            EnvError: if the task or the expert is unknown.
         """
         env = Household(self.size, self.max_steps, reward=self.reward)
         observation, info = env.reset(options={"task": task})
@@ -169,7 +169,7 @@ class Household(gymnasium.Env[str, str]):
             raise EnvError("The episode has not started. Call reset() first.")
         return self._house
 
-    def _enter(self, state: HouseState, steps: int, observation: str, valid: bool) -> tuple[str, dict[str, Any]]:
+    def _enter(self, state: HouseState, steps: int, observation: str, valid: bool) -> tuple[str, Info]:
         house = self._started()
         self._state, self._steps, self._observation, self._valid = state, steps, observation, valid
         self._commands: dict[str, Command] = commands(house, state)

@@ -25,13 +25,13 @@ from verl_ee.envs.household.world import (
 from verl_ee.errors import EnvError, did_you_mean
 
 KINDS = ("search", "shortest")
-# Far above any house: an expert that needs more is caught in a circle.
 _LIMIT = 500
+"""Actions, far above what any house needs: an expert that takes more is caught in a circle."""
 
 
 @dataclass
 class _Knowledge:
-    """What an expert goes by.
+    """The knowledge that an expert acts on.
 
     Attributes:
         unknown: receptacles whose contents it has not seen, in the order in which it would visit them.
@@ -50,12 +50,12 @@ def solve(house: House, kind: str) -> list[str]:
     """Return the actions of an expert, from the start of `house` until the goal is met.
 
     Args:
-        house: where.
+        house: the house.
         kind: "search" (sees what the agent sees, and visits the receptacles in the listed order) or "shortest"
             (sees all, and takes as few actions as possible).
 
     Raises:
-        EnvError: there is no such expert.
+        EnvError: if there is no such expert.
     """
     if kind == "search":
         return _rollout(house, _Knowledge(list(range(len(house.receptacles))), set(), set(), _targets(house)[0]))
@@ -99,7 +99,7 @@ def _see(house: House, state: HouseState, knowledge: _Knowledge) -> None:
 
 
 def _next(house: House, state: HouseState, knowledge: _Knowledge) -> Command:
-    if state.held == NOWHERE:
+    if state.in_hand == NOWHERE:
         away = [i for i in sorted(knowledge.things) if state.places[i] != knowledge.target]
         here = [i for i in away if state.places[i] == state.place]
         if here or away:
@@ -111,10 +111,10 @@ def _next(house: House, state: HouseState, knowledge: _Knowledge) -> Command:
             lamp = min(knowledge.lamps)
             return _to(state, house.lamps[lamp]) or Command("switch", lamp)
         return _search(house, state, knowledge)
-    if house.goal.kind in CONDITIONS and not fits(house, state, state.held):
+    if house.goal.kind in CONDITIONS and not fits(house, state, state.in_hand):
         appliance = next(i for i, r in enumerate(house.receptacles) if r.treatment == house.goal.kind)
-        return _to(state, appliance) or Command(house.goal.kind, state.held)
-    return _at(house, state, knowledge.target, Command("put", state.held))
+        return _to(state, appliance) or Command(house.goal.kind, state.in_hand)
+    return _at(house, state, knowledge.target, Command("put", state.in_hand))
 
 
 def _search(house: House, state: HouseState, knowledge: _Knowledge) -> Command:

@@ -16,7 +16,7 @@ APPLIANCES = {CLEAN: "sink", HEAT: "microwave", COOL: "fridge"}
 
 @dataclass(frozen=True)
 class Room:
-    """What a room may contain.
+    """The kinds of things that a room may contain.
 
     Attributes:
         receptacles: kinds of receptacles, appliances included.

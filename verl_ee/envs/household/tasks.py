@@ -48,7 +48,7 @@ def task_ids(split: str) -> TaskIds:
     """Return the ids of a split; ids in a row ask for the six kinds of goals in turn.
 
     Raises:
-        EnvError: the split is unknown.
+        EnvError: if the split is unknown.
     """
     if split not in SPLITS:
         raise EnvError(f"Household has no split {split!r}. {did_you_mean(split, SPLITS)}")
@@ -60,7 +60,7 @@ def house_of(task: str, size: str) -> House:
     """Return the house of a task.
 
     Raises:
-        EnvError: the task is unknown.
+        EnvError: if the task is unknown.
     """
     split, _, number = task.partition("/")
     if split not in SPLITS or not number.isdecimal() or int(number) >= TASKS_PER_SPLIT or str(int(number)) != number:

@@ -11,7 +11,7 @@ _CONDITION_WORDS = {"clean": "clean", "heat": "hot", "cool": "cold"}
 
 
 def outcome(house: House, state: HouseState, command: Command) -> str:
-    """Return what the agent reads after `command`, given the state that it led to."""
+    """Return the observation after `command`, given the state that it led to."""
     verb, which = command
     if verb in ("go", "examine place"):
         return _place(house, state)
@@ -62,4 +62,4 @@ def _thing(house: House, state: HouseState, which: int) -> str:
 
 
 def _hands(house: House, state: HouseState) -> str:
-    return f"You hold {'nothing' if state.held == NOWHERE else house.things[state.held].name}."
+    return f"You hold {'nothing' if state.in_hand == NOWHERE else house.things[state.in_hand].name}."

@@ -1,4 +1,4 @@
-"""The rules of the household: what a state is, which actions it allows, what they change, when a goal is met."""
+"""The rules of the household: its states, the actions that a state allows, their effects, and when a goal is met."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ CONDITIONS = {tables.CLEAN: 1, tables.HEAT: 2, tables.COOL: 4}
 
 @dataclass(frozen=True)
 class Receptacle:
-    """A place for objects; `treatment` is what can be done to an object here, or None."""
+    """A place for objects.
+
+    Attributes:
+        name: the kind and a number.
+        kind: the kind.
+        room: name of the room.
+        openable: whether it can be opened and closed.
+        preposition: "in" or "on".
+        treatment: the treatment that an object can get here, or None.
+    """
 
     name: str
     kind: str
@@ -29,7 +38,7 @@ class Receptacle:
 
 @dataclass(frozen=True)
 class Thing:
-    """An object that can be carried, and what can be done to it."""
+    """An object that can be carried, and the treatments that it can get."""
 
     name: str
     kind: str
@@ -38,7 +47,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Goal:
-    """What is asked for; `receptacle` is empty for a look under a lamp."""
+    """The goal of a task; `receptacle` is empty for a look under a lamp."""
 
     kind: str
     thing: str
@@ -46,11 +55,11 @@ class Goal:
 
 
 class HouseState(NamedTuple):
-    """All that changes.
+    """Everything in a house that actions change.
 
     Attributes:
         place: index of the receptacle the agent stands at, or NOWHERE.
-        held: index of the object in hand, or NOWHERE.
+        in_hand: index of the object in hand, or NOWHERE.
         opened: bit mask over receptacles.
         lit: bit mask over lamps.
         places: per object, index of its receptacle, or HELD.
@@ -58,7 +67,7 @@ class HouseState(NamedTuple):
     """
 
     place: int
-    held: int
+    in_hand: int
     opened: int
     lit: int
     places: tuple[int, ...]
@@ -66,7 +75,7 @@ class HouseState(NamedTuple):
 
 
 class Command(NamedTuple):
-    """An action taken apart: a verb, and which receptacle, object or lamp (by index) it is about."""
+    """An action taken apart: a verb, and the index of the receptacle, object or lamp that it is about."""
 
     verb: str
     which: int = NOWHERE
@@ -74,7 +83,17 @@ class Command(NamedTuple):
 
 @dataclass(frozen=True)
 class House:
-    """All that does not change; `lamps` are the receptacles that lamp 1, lamp 2... stand on."""
+    """A house and its task, as far as no action changes them.
+
+    Attributes:
+        task: id of the task.
+        instruction: the instruction that the agent is given.
+        goal: what solves the task.
+        receptacles: the receptacles, room by room.
+        things: the objects.
+        lamps: index of the receptacle that lamp 1, lamp 2... stands on.
+        start: the state after a reset.
+    """
 
     task: str
     instruction: str
@@ -86,43 +105,43 @@ class House:
 
 
 def accessible(house: House, state: HouseState, place: int) -> bool:
-    """Return whether one can see into, take from and put to a receptacle once there."""
+    """Return whether an agent at a receptacle can see into it, take from it and put something there."""
     return not house.receptacles[place].openable or bool(state.opened >> place & 1)
 
 
 def commands(house: House, state: HouseState) -> dict[str, Command]:
     """Return every possible action of `state`, by its text, in the order in which they are listed."""
-    here, held = state.place, state.held
-    found = {f"go to {r.name}": Command("go", i) for i, r in enumerate(house.receptacles) if i != here}
+    here, in_hand = state.place, state.in_hand
+    by_text = {f"go to {r.name}": Command("go", i) for i, r in enumerate(house.receptacles) if i != here}
     if here != NOWHERE:
-        _commands_here(house, state, house.receptacles[here], found)
-        found[f"examine {house.receptacles[here].name}"] = Command("examine place", here)
-    if held != NOWHERE:
-        found[f"examine {house.things[held].name}"] = Command("examine thing", held)
-    found["inventory"] = Command("inventory")
-    found["look"] = Command("look")
-    return found
+        _commands_here(house, state, house.receptacles[here], by_text)
+        by_text[f"examine {house.receptacles[here].name}"] = Command("examine place", here)
+    if in_hand != NOWHERE:
+        by_text[f"examine {house.things[in_hand].name}"] = Command("examine thing", in_hand)
+    by_text["inventory"] = Command("inventory")
+    by_text["look"] = Command("look")
+    return by_text
 
 
-def _commands_here(house: House, state: HouseState, spot: Receptacle, found: dict[str, Command]) -> None:
-    here, held = state.place, state.held
+def _commands_here(house: House, state: HouseState, spot: Receptacle, by_text: dict[str, Command]) -> None:
+    here, in_hand = state.place, state.in_hand
     inside = accessible(house, state, here)
     if spot.openable:
         verb = "close" if inside else "open"
-        found[f"{verb} {spot.name}"] = Command(verb, here)
-    if held != NOWHERE:
-        thing = house.things[held]
+        by_text[f"{verb} {spot.name}"] = Command(verb, here)
+    if in_hand != NOWHERE:
+        thing = house.things[in_hand]
         if inside:
-            found[f"put {thing.name} {spot.preposition} {spot.name}"] = Command("put", held)
+            by_text[f"put {thing.name} {spot.preposition} {spot.name}"] = Command("put", in_hand)
         if spot.treatment in thing.treatments:
-            found[f"{spot.treatment} {thing.name} with {spot.name}"] = Command(str(spot.treatment), held)
+            by_text[f"{spot.treatment} {thing.name} with {spot.name}"] = Command(str(spot.treatment), in_hand)
     elif inside:
         for i, place in enumerate(state.places):
             if place == here:
-                found[f"take {house.things[i].name} from {spot.name}"] = Command("take", i)
+                by_text[f"take {house.things[i].name} from {spot.name}"] = Command("take", i)
     for i, place in enumerate(house.lamps):
         if place == here and not state.lit >> i & 1:
-            found[f"switch on lamp {i + 1}"] = Command("switch", i)
+            by_text[f"switch on lamp {i + 1}"] = Command("switch", i)
 
 
 def advance(state: HouseState, command: Command) -> HouseState:
@@ -133,9 +152,9 @@ def advance(state: HouseState, command: Command) -> HouseState:
     if verb in ("open", "close"):
         return state._replace(opened=state.opened ^ 1 << which)
     if verb == "take":
-        return state._replace(held=which, places=_changed(state.places, which, HELD))
+        return state._replace(in_hand=which, places=_changed(state.places, which, HELD))
     if verb == "put":
-        return state._replace(held=NOWHERE, places=_changed(state.places, which, state.place))
+        return state._replace(in_hand=NOWHERE, places=_changed(state.places, which, state.place))
     if verb == "switch":
         return state._replace(lit=state.lit | 1 << which)
     if verb in CONDITIONS:
@@ -156,7 +175,7 @@ def solved(house: House, state: HouseState) -> bool:
     goal = house.goal
     if goal.kind == tables.LOOK:
         lit = any(place == state.place and state.lit >> i & 1 for i, place in enumerate(house.lamps))
-        return lit and state.held != NOWHERE and fits(house, state, state.held)
+        return lit and state.in_hand != NOWHERE and fits(house, state, state.in_hand)
     there = [
         place
         for thing, place in enumerate(state.places)
@@ -176,7 +195,7 @@ def progress(house: House, state: HouseState) -> float:
     kind = [index for index, thing in enumerate(house.things) if thing.kind == goal.thing]
     if goal.kind == tables.LOOK:
         lit = any(place == state.place and state.lit >> i & 1 for i, place in enumerate(house.lamps))
-        return ((state.held in kind) + lit) / 2
+        return ((state.in_hand in kind) + lit) / 2
     treated = goal.kind in CONDITIONS
     scores = []
     for index in kind:
