@@ -66,8 +66,8 @@ def test_agentgym_trajectories_become_an_expert_file(tmp_path: Path, capsys: pyt
 
 def test_the_instruction_is_taken_from_the_first_observation_if_asked(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", *({"item_id": "a", "conversations": said} for said in (HEAT, BUY)))
-    found = list(read_agentgym(path, ENVIRONMENT, r"Your task is to: (.*)\.", success=True))
-    assert [(item.instruction, item.success) for item in found] == [("heat an egg", True), ("buy a mug", True)]
+    trajectories = list(read_agentgym(path, ENVIRONMENT, r"Your task is to: (.*)\.", success=True))
+    assert [(item.instruction, item.success) for item in trajectories] == [("heat an egg", True), ("buy a mug", True)]
     assert next(read_agentgym(path, ENVIRONMENT, "heat.*")).instruction == "heat an egg."
     message = refusal(ExpertFileError, lambda: list(read_agentgym(path, ENVIRONMENT, "heat.*")))
     assert f"{path}, line 2, message 3: nothing matches --goal 'heat.*'" in message

@@ -231,12 +231,12 @@ def test_a_line_that_is_no_object_is_refused(path: Path, line: str) -> None:
 def test_equal_arguments_are_accepted_however_they_are_written(
     tmp_path: Path, trajectories: list[ExpertTrajectory]
 ) -> None:
-    ways = [{}, {"size": "small"}, {"max_steps": None}, {"max_steps": None, "size": "small"}]
-    for index, (recorded, asked) in enumerate(product(ways, ways)):
+    spellings = [{}, {"size": "small"}, {"max_steps": None}, {"max_steps": None, "size": "small"}]
+    for index, (recorded, expected) in enumerate(product(spellings, spellings)):
         path = tmp_path / f"{index}.jsonl"
         write_experts(path, [replace(trajectories[0], kwargs=recorded)])
-        assert len(load_experts(path, environment=ID, kwargs=asked).trajectories) == 1
-        assert "{'size': 'medium'" in refusal(path, environment=ID, kwargs={**asked, "size": "medium"})
+        assert len(load_experts(path, environment=ID, kwargs=expected).trajectories) == 1
+        assert "{'size': 'medium'" in refusal(path, environment=ID, kwargs={**expected, "size": "medium"})
     assert len(load_experts(path, environment=ID).trajectories) == 1
 
 

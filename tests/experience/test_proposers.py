@@ -42,7 +42,7 @@ def config(**values: Any) -> CollectConfig:
     return CollectConfig.model_validate({"k": 3} | values)
 
 
-def question(listed: tuple[str, ...] | None = LISTED, step: int = 4) -> ProposalRequest:
+def request(listed: tuple[str, ...] | None = LISTED, step: int = 4) -> ProposalRequest:
     return ProposalRequest(StateRef(2, step), "train/7", State("find a mug", (), "A room.", listed), EXPERT)
 
 
@@ -61,9 +61,9 @@ def actions(proposals: tuple[Proposal, ...]) -> list[str]:
 @pytest.mark.parametrize("k", [1, 2, 4, 5, 6, 100])
 def test_k_of_the_listed_actions_are_taken_without_replacement_and_never_the_expert_s(k: int) -> None:
     for seed in range(50):
-        found = sample_admissible(LISTED, EXPERT, k, str(seed))
-        assert len(found) == len(set(found)) == min(k, 5)
-        assert set(found) <= set(LISTED) - {EXPERT}
+        chosen = sample_admissible(LISTED, EXPERT, k, str(seed))
+        assert len(chosen) == len(set(chosen)) == min(k, 5)
+        assert set(chosen) <= set(LISTED) - {EXPERT}
 
 
 @pytest.mark.parametrize("written", ["open drawer 1.", "'open drawer 1'", '  "open   drawer 1". ', "`open drawer 1`"])
@@ -95,7 +95,7 @@ def test_every_set_of_k_is_equally_likely() -> None:
 
 
 def test_the_choice_is_the_same_in_every_process() -> None:
-    found = sample_admissible(LISTED, EXPERT, 5, "0:train/7:4")
+    chosen = sample_admissible(LISTED, EXPERT, 5, "0:train/7:4")
     script = f"""
 from verl_ee.experience.proposers import sample_admissible
 print(sample_admissible({LISTED!r}, {EXPERT!r}, 5, "0:train/7:4"))
@@ -108,7 +108,7 @@ print(sample_admissible({LISTED!r}, {EXPERT!r}, 5, "0:train/7:4"))
             check=True,
             env={"PYTHONHASHSEED": hashing, "PYTHONPATH": ":".join(sys.path)},
         )
-        assert run.stdout == f"{found}\n"
+        assert run.stdout == f"{chosen}\n"
 
 
 def test_seed_task_and_step_each_change_the_choice() -> None:
@@ -155,78 +155,78 @@ def test_admissible_takes_k_and_exhaustive_takes_all_but_the_expert(k: int) -> N
 def test_the_first_k_draws_that_differ_are_taken_and_the_expert_s_is_none(k: int) -> None:
     samples = drawn("sing", "'sing'", EXPERT, "  dance. ", f'"{EXPERT}".', "sing", "dance", "hum", "", "look")
     expected = ["sing", "  dance. ", "hum", "look"][:k]
-    found = policy_proposals(samples, config(k=k, alternatives="policy"), question())
-    assert actions(found) == expected
-    assert found == distinct_alternatives(samples, EXPERT, k)
+    chosen = policy_proposals(samples, config(k=k, alternatives="policy"), request())
+    assert actions(chosen) == expected
+    assert chosen == distinct_alternatives(samples, EXPERT, k)
     # What was drawn stays what it was: who proposed it, by which policy and how.
-    assert [samples.index(item) for item in found] == [0, 3, 7, 9][:k]
+    assert [samples.index(item) for item in chosen] == [0, 3, 7, 9][:k]
 
 
 @pytest.mark.parametrize("written", ["open drawer 1.", "'open drawer 1'", ' "open  drawer 1" '])
 def test_a_draw_is_the_expert_s_action_however_either_is_written(written: str) -> None:
     for alternatives in ("policy", "mixture"):
         given = config(alternatives=alternatives, extra_admissible=9, unlisted="replace")
-        found = policy_proposals(
-            drawn(EXPERT, "`open drawer 1`", "look"), given, replace(question(), expert_action=written)
+        chosen = policy_proposals(
+            drawn(EXPERT, "`open drawer 1`", "look"), given, replace(request(), expert_action=written)
         )
-        assert EXPERT not in {canonical(item.action) for item in found}
-        assert found[0].action == "look"
+        assert EXPERT not in {canonical(item.action) for item in chosen}
+        assert chosen[0].action == "look"
 
 
 def test_an_action_whose_name_holds_the_expert_s_is_another_one() -> None:
     samples = drawn("open drawer 10", "open drawer", "Open drawer 1", "open drawer 1!")
-    assert actions(policy_proposals(samples, config(k=9, alternatives="policy"), question())) == actions(tuple(samples))
+    assert actions(policy_proposals(samples, config(k=9, alternatives="policy"), request())) == actions(tuple(samples))
 
 
 @pytest.mark.parametrize("samples", [(), ("",), (EXPERT,), ("  ", f"{EXPERT}.")])
 def test_where_the_policy_has_only_the_expert_s_action_there_is_no_alternative(samples: tuple[str, ...]) -> None:
     for unlisted in ("keep", "replace"):
         given = config(alternatives="policy", unlisted=unlisted)
-        assert policy_proposals(drawn(*samples), given, question()) == ()
+        assert policy_proposals(drawn(*samples), given, request()) == ()
 
 
 def test_an_unlisted_action_is_kept() -> None:
-    found = policy_proposals(drawn("sing", "look"), config(alternatives="policy", unlisted="keep"), question())
-    assert [(item.action, item.proposer) for item in found] == [("sing", "policy"), ("look", "policy")]
+    chosen = policy_proposals(drawn("sing", "look"), config(alternatives="policy", unlisted="keep"), request())
+    assert [(item.action, item.proposer) for item in chosen] == [("sing", "policy"), ("look", "policy")]
 
 
 @pytest.mark.parametrize("step", range(20))
 def test_an_unlisted_action_is_replaced_by_one_that_nobody_uses(step: int) -> None:
     given = config(k=4, alternatives="policy", unlisted="replace")
     samples = drawn("sing", "look.", "dance", "go to desk 1")
-    found = policy_proposals(samples, given, question(step=step))
+    chosen = policy_proposals(samples, given, request(step=step))
     # The listed ones stay in their places, as they were drawn.
-    assert (found[1], found[3]) == (samples[1], samples[3])
+    assert (chosen[1], chosen[3]) == (samples[1], samples[3])
     free = {"open drawer 10", "take mug 1 from shelf 1", "inventory"}
-    assert {found[0].action, found[2].action} <= free
-    assert found[0].action != found[2].action
-    for item in (found[0], found[2]):
+    assert {chosen[0].action, chosen[2].action} <= free
+    assert chosen[0].action != chosen[2].action
+    for item in (chosen[0], chosen[2]):
         assert (item.proposer, item.policy, item.sampling) == ("admissible", "", "")
 
 
 def test_where_no_listed_action_is_left_an_unlisted_one_is_dropped() -> None:
     samples = drawn("sing", "inventory", "dance", "hum")
     given = config(k=9, alternatives="policy", unlisted="replace")
-    found = policy_proposals(samples, given, question(("look", "inventory", EXPERT)))
-    assert [(item.action, item.proposer) for item in found] == [("look", "admissible"), ("inventory", "policy")]
-    assert policy_proposals(drawn("sing"), given, question((EXPERT,))) == ()
+    chosen = policy_proposals(samples, given, request(("look", "inventory", EXPERT)))
+    assert [(item.action, item.proposer) for item in chosen] == [("look", "admissible"), ("inventory", "policy")]
+    assert policy_proposals(drawn("sing"), given, request((EXPERT,))) == ()
 
 
 def test_replacing_is_by_chance_and_by_that_of_the_state() -> None:
     given = config(k=1, alternatives="policy", unlisted="replace")
     draws = 2000
-    count = Counter(policy_proposals(drawn("sing"), given, question(step=step))[0].action for step in range(draws))
+    count = Counter(policy_proposals(drawn("sing"), given, request(step=step))[0].action for step in range(draws))
     assert set(count) == set(LISTED) - {EXPERT}
     assert sum((count[action] - draws / 5) ** 2 / (draws / 5) for action in count) < 18.5
     assert all(
-        policy_proposals(drawn("sing"), given, question(step=step))
-        == policy_proposals(drawn("sing"), given, question(step=step))
+        policy_proposals(drawn("sing"), given, request(step=step))
+        == policy_proposals(drawn("sing"), given, request(step=step))
         for step in range(20)
     )
     other = config(k=1, alternatives="policy", unlisted="replace", seed=1)
     assert any(
-        policy_proposals(drawn("sing"), given, question(step=step))
-        != policy_proposals(drawn("sing"), other, question(step=step))
+        policy_proposals(drawn("sing"), given, request(step=step))
+        != policy_proposals(drawn("sing"), other, request(step=step))
         for step in range(20)
     )
 
@@ -236,36 +236,36 @@ def test_replacing_is_by_chance_and_by_that_of_the_state() -> None:
 def test_a_mixture_adds_listed_actions_to_those_of_the_policy(extra: int, unlisted: str) -> None:
     given = config(k=3, alternatives="mixture", extra_admissible=extra, unlisted=unlisted)
     samples = drawn("sing", "look", "'look'", EXPERT)
-    found = policy_proposals(samples, given, question())
+    chosen = policy_proposals(samples, given, request())
     # Of the five listed ones that are not the expert's, "look" is used, and one more replaces "sing".
     spare = 4 if unlisted == "keep" else 3
-    assert len(found) == 2 + min(extra, spare)
-    forms = [canonical(item.action) for item in found]
+    assert len(chosen) == 2 + min(extra, spare)
+    forms = [canonical(item.action) for item in chosen]
     assert len(set(forms)) == len(forms)
     assert canonical(EXPERT) not in forms
-    assert found[1] == samples[1]
-    assert (found[0] == samples[0]) == (unlisted == "keep")
-    assert all(item.proposer == "admissible" and item.action in LISTED for item in found[2:])
+    assert chosen[1] == samples[1]
+    assert (chosen[0] == samples[0]) == (unlisted == "keep")
+    assert all(item.proposer == "admissible" and item.action in LISTED for item in chosen[2:])
 
 
 def test_only_a_mixture_adds_listed_actions() -> None:
     given = config(alternatives="policy", extra_admissible=3)
-    assert actions(policy_proposals(drawn("sing"), given, question())) == ["sing"]
+    assert actions(policy_proposals(drawn("sing"), given, request())) == ["sing"]
 
 
 def test_without_a_list_nothing_is_replaced_and_nothing_added() -> None:
     for alternatives in ("policy", "mixture"):
         given = config(alternatives=alternatives, unlisted="replace", extra_admissible=5)
-        found = policy_proposals(drawn("sing", EXPERT, "dance"), given, question(None))
-        assert actions(found) == ["sing", "dance"]
+        chosen = policy_proposals(drawn("sing", EXPERT, "dance"), given, request(None))
+        assert actions(chosen) == ["sing", "dance"]
 
 
 def test_an_action_is_listed_in_whatever_form_it_was_drawn() -> None:
     given = config(k=9, alternatives="mixture", unlisted="replace", extra_admissible=9)
     samples = drawn('"inventory".', " go  to desk 1 ", "`look`")
-    found = policy_proposals(samples, given, question())
-    assert list(found[:3]) == samples
-    assert sorted(actions(found[3:])) == ["open drawer 10", "take mug 1 from shelf 1"]
+    chosen = policy_proposals(samples, given, request())
+    assert list(chosen[:3]) == samples
+    assert sorted(actions(chosen[3:])) == ["open drawer 10", "take mug 1 from shelf 1"]
 
 
 # Without the expert's tool
@@ -313,31 +313,31 @@ def test_no_listed_alternative_uses_the_expert_s_tool_if_that_is_withheld(altern
 def test_withholding_takes_k_of_what_is_left() -> None:
     trajectory = replace(expert("game 1", 1), steps=(replace(expert("game 1", 1).steps[0], action=EXPERT),))
     for seed in range(30):
-        found = actions(listed_proposals(config(k=2, withhold_expert_tool=True, seed=seed), trajectory, 0, LISTED))
-        assert len(found) == len(set(found)) == 2
-        assert set(found) <= set(WITHHELD)
+        chosen = actions(listed_proposals(config(k=2, withhold_expert_tool=True, seed=seed), trajectory, 0, LISTED))
+        assert len(chosen) == len(set(chosen)) == 2
+        assert set(chosen) <= set(WITHHELD)
 
 
 @pytest.mark.parametrize("unlisted", ["keep", "replace"])
 def test_no_draw_and_no_addition_uses_the_expert_s_tool_if_that_is_withheld(unlisted: str) -> None:
     samples = drawn("open drawer 10", "'open window'", "sing", "look", "open", "inventory.")
     given = config(k=9, alternatives="mixture", extra_admissible=9, unlisted=unlisted, withhold_expert_tool=True)
-    found = policy_proposals(samples, given, question())
-    assert found[1:3] == (samples[3], samples[5])
-    assert (found[0] == samples[2]) == (unlisted == "keep")
-    forms = {canonical(item.action) for item in found}
+    chosen = policy_proposals(samples, given, request())
+    assert chosen[1:3] == (samples[3], samples[5])
+    assert (chosen[0] == samples[2]) == (unlisted == "keep")
+    forms = {canonical(item.action) for item in chosen}
     assert forms == set(WITHHELD) | ({"sing"} if unlisted == "keep" else set())
     free = config(k=9, alternatives="mixture", extra_admissible=9, unlisted=unlisted)
-    assert "open drawer 10" in actions(policy_proposals(samples, free, question()))
+    assert "open drawer 10" in actions(policy_proposals(samples, free, request()))
 
 
 def test_calls_of_a_tool_are_left_out_whatever_their_arguments() -> None:
     calls = [json.dumps({"name": "cancel", "arguments": {"id": number}}) for number in range(3)]
     other = '{"name": "find", "arguments": {"id": 0}}'
-    asked = replace(question(None), expert_action=calls[0])
+    prompted = replace(request(None), expert_action=calls[0])
     given = config(k=9, alternatives="policy", withhold_expert_tool=True)
-    assert actions(policy_proposals(drawn(*calls, other), given, asked)) == [other]
-    assert actions(policy_proposals(drawn(*calls, other), config(k=9, alternatives="policy"), asked)) == [
+    assert actions(policy_proposals(drawn(*calls, other), given, prompted)) == [other]
+    assert actions(policy_proposals(drawn(*calls, other), config(k=9, alternatives="policy"), prompted)) == [
         *calls[1:],
         other,
     ]
@@ -345,29 +345,29 @@ def test_calls_of_a_tool_are_left_out_whatever_their_arguments() -> None:
 
 def test_a_policy_is_not_shown_what_is_withheld() -> None:
     given = config(alternatives="policy", withhold_expert_tool=True)
-    assert visible_state(question(), given) == replace(question().state, admissible_actions=WITHHELD)
-    assert visible_state(question(), config(alternatives="policy")) == question().state
-    assert visible_state(question(None), given) == question(None).state
+    assert visible_state(request(), given) == replace(request().state, admissible_actions=WITHHELD)
+    assert visible_state(request(), config(alternatives="policy")) == request().state
+    assert visible_state(request(None), given) == request(None).state
 
 
 @pytest.mark.parametrize("withheld", [False, True])
 def test_the_policy_of_a_job_is_asked_in_the_state_that_is_shown(withheld: bool) -> None:
-    asked: list[str] = []
+    prompted: list[str] = []
 
     def prompt(messages: list[Message]) -> list[int]:
-        asked.append(messages[-1]["content"])
+        prompted.append(messages[-1]["content"])
         return [1, 2]
 
     class Drawn:
         async def sample(self, prompts: list[list[int]], n: int, _: dict[str, Any]) -> list[list[list[int]]]:
-            return [[[len(asked), 3, 3]] * n for _ in prompts]
+            return [[[len(prompted), 3, 3]] * n for _ in prompts]
 
     answers = iter(["Action: open drawer 10", "I look.\nAction: look", "Nothing."])
     tokenizer = SimpleNamespace(decode=lambda *_, **__: next(answers))
     given = config(alternatives="policy", withhold_expert_tool=withheld)
     proposer = PolicyProposer(Drawn(), Encoder(prompt, list), tokenizer, given, {}, "model@base", 99)  # type: ignore[arg-type]
-    found = proposer.propose([question()])
-    assert asked == [state_text(visible_state(question(), given))]
-    assert ("open drawer" in asked[0]) != withheld
-    assert [actions(item) for item in found.alternatives] == [["look"] if withheld else ["open drawer 10", "look"]]
-    assert (found.prompt_tokens, found.completion_tokens) == (6, 9)
+    chosen = proposer.propose([request()])
+    assert prompted == [state_text(visible_state(request(), given))]
+    assert ("open drawer" in prompted[0]) != withheld
+    assert [actions(item) for item in chosen.alternatives] == [["look"] if withheld else ["open drawer 10", "look"]]
+    assert (chosen.prompt_tokens, chosen.completion_tokens) == (6, 9)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from verl_ee.errors import BranchError, ConfigError, StageError
 
@@ -39,6 +40,11 @@ FLAG = (
     "hydra/job_logging=none",
     "+hydra.callbacks.early_experience._target_=verl_ee.trainer.hydra_callback.FlagCallback",
     "+trainer.default_local_dir=run",
+)
+OF_RAY = (
+    "from ray.exceptions import RayTaskError; "
+    "cause = StageError('Stage 2 failed: no.'); "
+    "fail(RayTaskError('run', 'in the actor:\\nline 7 of the actor', cause).as_instanceof_cause())"
 )
 STAGE_ERROR = "fail(StageError('Stage 2 failed: no.'))"
 
@@ -112,6 +118,16 @@ def test_full_everything_is_on_the_console(tmp_path: Path) -> None:
     assert log == []
 
 
+@pytest.mark.parametrize("console", ["full", "quiet"])
+def test_an_error_of_ours_in_an_actor_is_one_line_behind_its_traceback(tmp_path: Path, console: str) -> None:
+    job, log = run(tmp_path, console, OF_RAY)
+    assert job.returncode == 1
+    assert job.stderr.splitlines()[-2:] == ["", "StageError: Stage 2 failed: no."]
+    everything = log if console == "quiet" else job.stderr.splitlines()
+    assert "line 7 of the actor" in everything
+    assert ("  line 7 of the actor" in job.stderr.splitlines()) == (console == "quiet")
+
+
 def test_full_another_error_is_left_to_hydra(tmp_path: Path) -> None:
     job, _ = run(tmp_path, "full", "fail(ValueError('no such thing'))")
     assert job.returncode == 1
@@ -128,6 +144,9 @@ def test_an_error_of_ours_is_recognised_wherever_it_lies() -> None:
     assert ours(cause) is error
     assert ours(BranchError("itself")) is not None
     assert ours(ConfigError) is None
+    of_ray = RayTaskError("run", "Traceback of the actor", error).as_instanceof_cause()
+    assert isinstance(of_ray, StageError)
+    assert ours(of_ray) is error
     circle = RuntimeError("circle")
     circle.__cause__ = circle
     assert ours(circle) is None

@@ -32,12 +32,12 @@ class StoreDifference:
 
     Attributes:
         key: the key.
-        found: its value in the store, or None if the store does not have it.
+        stored: its value in the store, or None if the store does not have it.
         expected: its value where the store is used, or None.
     """
 
     key: str
-    found: str | None
+    stored: str | None
     expected: str | None
 
 
@@ -61,27 +61,27 @@ def provenance_of(
 
 
 def store_differences(
-    found: Mapping[str, str], expected: Mapping[str, str], keys: Collection[str] | None = None
+    stored: Mapping[str, str], expected: Mapping[str, str], keys: Collection[str] | None = None
 ) -> list[StoreDifference]:
     """Return the keys in which a store differs from what is expected of it, in alphabetical order.
 
     Args:
-        found: provenance of the store; its schema version is no part of the comparison.
+        stored: provenance of the store; its schema version is no part of the comparison.
         expected: provenance where it is used.
         keys: the keys to compare; None compares all.
     """
-    compared = {*found, *expected} - {"schema"} if keys is None else keys
-    pairs = [StoreDifference(key, found.get(key), expected.get(key)) for key in sorted(compared)]
-    return [pair for pair in pairs if pair.found != pair.expected]
+    compared = {*stored, *expected} - {"schema"} if keys is None else keys
+    pairs = [StoreDifference(key, stored.get(key), expected.get(key)) for key in sorted(compared)]
+    return [pair for pair in pairs if pair.stored != pair.expected]
 
 
 def check_same_source(
-    found: Mapping[str, str], expected: Mapping[str, str], where: str, error: ErrorType, fix: str
+    stored: Mapping[str, str], expected: Mapping[str, str], where: str, error: ErrorType, fix: str
 ) -> None:
     """Refuse a store that was collected from other expert trajectories, or in another environment.
 
     Args:
-        found: provenance of the store.
+        stored: provenance of the store.
         expected: provenance where it is used.
         where: the store; the message begins with it.
         error: type of the error.
@@ -90,8 +90,8 @@ def check_same_source(
     Raises:
         EarlyExperienceError: as `error`, naming the first key that differs.
     """
-    for difference in store_differences(found, expected, SOURCE_KEYS):
+    for difference in store_differences(stored, expected, SOURCE_KEYS):
         raise error(
-            f"{where} was collected with another {difference.key} ({difference.found}) than is used here "
+            f"{where} was collected with another {difference.key} ({difference.stored}) than is used here "
             f"({difference.expected}). {fix}"
         )

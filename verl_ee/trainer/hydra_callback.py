@@ -58,19 +58,19 @@ class FlagCallback(Callback):
             )
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: object) -> None:
-        """Print the message of one of our errors as the last line, in place of Ray's traceback."""
+        """Print the message of one of our errors as the last line, behind the traceback of a Ray actor."""
         failed = job_return.status is JobStatus.FAILED
         error = job_return._return_value if failed else None
-        own_error = ours(error)
-        if self._console is not None:
-            if isinstance(error, BaseException) and own_error is None:
-                traceback.print_exception(error)
-            self._end_quiet(failed)
-            if failed and own_error is None:
-                raise SystemExit(1)
+        own_error, is_quiet = ours(error), self._console is not None
+        if isinstance(error, BaseException) and error is not own_error and (own_error is not None or is_quiet):
+            traceback.print_exception(error)
+        self._end_quiet(failed)
         if own_error is not None:
             ray.shutdown()
             _leave(own_error)
+        if failed and is_quiet:
+            # Hydra would print the traceback on the console.
+            raise SystemExit(1)
 
     def _end_quiet(self, failed: bool) -> None:
         """Stop Ray while its output still goes to the log, then give the console back."""
@@ -84,14 +84,16 @@ class FlagCallback(Callback):
 def ours(error: object) -> EarlyExperienceError | None:
     """Return the error of ours that `error` is, wraps or was caused by.
 
-    What fails in a Ray actor arrives as a RayTaskError that keeps the original under `cause`.
+    An error of a Ray actor arrives as a RayTaskError that keeps the original under `cause`. It is an instance of the
+    original's class as well, but its text is the traceback in the actor.
     """
     visited: set[int] = set()
     while error is not None and id(error) not in visited:
         visited.add(id(error))
-        if isinstance(error, EarlyExperienceError):
+        original = getattr(error, "cause", None)
+        if isinstance(error, EarlyExperienceError) and not isinstance(original, EarlyExperienceError):
             return error
-        error = getattr(error, "cause", None) or getattr(error, "__cause__", None)
+        error = original or getattr(error, "__cause__", None)
     return None
 
 

@@ -1,4 +1,4 @@
-"""What is asked of workers: every open state once, nothing that is known, in pieces that keep all of them busy."""
+"""The plan: every open state once, nothing that is known, in pieces that keep all workers busy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIG = CollectConfig(k=3)
 
 
 class Ledger:
-    """A plan, and the facts that it looks at."""
+    """A plan, with its transition cache and its journal."""
 
     def __init__(self, folder: Path, trajectories: list[ExpertTrajectory], config: CollectConfig = CONFIG) -> None:
         self.cache, self.journal = TransitionCache(folder / "transitions"), ProposalJournal(folder / "proposals")
@@ -48,15 +48,15 @@ class Ledger:
 
 def open_actions(unit: WorkUnit) -> list[tuple[int, str]]:
     """Step and action of everything that a unit executes for itself."""
-    found = []
+    actions = []
     for request in unit.requests:
         own = [unit.trajectory.steps[request.step].action] if request.include_expert else []
         fresh = [action for action in request.alternatives or () if canonical(action) not in request.known]
-        found += [(request.step, action) for action in own + fresh]
-    return found
+        actions += [(request.step, action) for action in own + fresh]
+    return actions
 
 
-def test_all_is_asked_for_at_first_and_chosen_as_a_worker_would_choose(tmp_path: Path) -> None:
+def test_everything_is_requested_at_first_and_chosen_as_a_worker_would_choose(tmp_path: Path) -> None:
     trajectories = [expert("game 0", 4), expert("game 1", 6)]
     ledger = Ledger(tmp_path, trajectories)
     units = ledger.units()
@@ -81,8 +81,8 @@ def test_what_is_known_is_not_asked_for(tmp_path: Path) -> None:
     (unit,) = ledger.units()
     assert [(request.step, request.include_expert) for request in unit.requests] == [(1, True), (2, False)]
     third = [proposal.action for proposal in ledger.plan.proposals[refs[2]]]
-    asked = [(1, "press 0"), (1, second[0]), (1, second[2]), *((2, action) for action in third)]
-    assert open_actions(unit) == asked
+    requested = [(1, "press 0"), (1, second[0]), (1, second[2]), *((2, action) for action in third)]
+    assert open_actions(unit) == requested
 
 
 def test_the_experts_outcome_is_not_asked_for_where_it_is_not_wanted(tmp_path: Path) -> None:
@@ -100,16 +100,16 @@ def test_a_state_that_two_trajectories_come_by_is_asked_for_once(tmp_path: Path)
     assert [unit.trajectory_index for unit in units] == [0, 1, 3]
     # Up to where the experts part, all that the second one wants has been asked for with the first.
     assert [request.step for request in units[1].requests] == [3, 4]
-    asked = Counter(
+    requested = Counter(
         (ledger.plan.key(StateRef(unit.trajectory_index, step)), action)
         for unit in units
         for step, action in open_actions(unit)
     )
-    assert set(asked.values()) == {1}
+    assert set(requested.values()) == {1}
     wanted = {
         (ledger.plan.key(ref), action) for ref in ledger.plan.refs() for action in ledger.plan.missing_actions(ref)
     }
-    assert set(asked) == wanted
+    assert set(requested) == wanted
 
 
 def test_a_state_whose_list_is_not_recorded_is_left_to_the_worker(tmp_path: Path) -> None:

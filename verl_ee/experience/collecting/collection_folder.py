@@ -2,7 +2,7 @@
 
 <folder>/
     run.json                                  which collection this is
-    parts/transitions, parts/proposals        what has been done so far; a killed run goes on from here
+    parts/transitions, parts/proposals        the outcomes and decisions so far; a killed run goes on from them
     transitions.parquet, branches.parquet     the result, sorted; the parts are gone then
 """
 
@@ -123,10 +123,10 @@ class CollectionFolder:
     def _run_path(self) -> Path:
         return self.path / "run.json"
 
-    def _check_same(self, found: Mapping[str, str], expected: Mapping[str, str], sharing_key: str) -> None:
-        for difference in store_differences(found, expected):
+    def _check_same(self, stored: Mapping[str, str], expected: Mapping[str, str], sharing_key: str) -> None:
+        for difference in store_differences(stored, expected):
             raise StoreError(
-                f"{self.path} holds another collection: its {difference.key} is {difference.found}, this one's is "
+                f"{self.path} holds another collection: its {difference.key} is {difference.stored}, this one's is "
                 f"{difference.expected}. Choose another folder; {sharing_key}=FOLDER lets collections share what they "
                 "execute."
             )

@@ -61,18 +61,18 @@ class FileFormat:
         return f"{self.name}/{version}" if self.name else f"{version}"
 
 
-def check_version(found: object, file_format: FileFormat, where: Path | str) -> int:
+def check_version(written: object, file_format: FileFormat, where: Path | str) -> int:
     """Return the version of a file if it can be read.
 
     Args:
-        found: the version, as the file has it: a number, or text that is one. Anything else counts as no version.
+        written: the version in the file: a number, or text that is one. Anything else counts as no version.
         file_format: the versions that are read, and the advice.
         where: the file, and the line if there is one; the message begins with it.
 
     Raises:
         EarlyExperienceError: as `file_format.error`, if the version is older or newer than those that are read.
     """
-    version = _number(found)
+    version = _number(written)
     newest = file_format.version
     oldest = newest if file_format.oldest is None else file_format.oldest
     if version is not None and oldest <= version <= newest:
