@@ -34,7 +34,8 @@ TRAJECTORIES = [expert(f"game {number}", 6) for number in range(6)]
 STATES, LISTED = 36, 9
 """Of all trajectories, and alternatives that each state has at most."""
 Tables = tuple[bytes, bytes]
-Place = tuple[str, int, str]
+TriedAction = tuple[str, int, str]
+"""Task, step and action."""
 
 
 def open_collection(
@@ -52,12 +53,12 @@ def open_collection(
 
 
 def collect(folder: Path, cls: type[Game] = SavedGame, **values: Any) -> CollectionResult:
-    """Collect all of it."""
+    """Collect everything that is listed."""
     return open_collection(folder, cls, **values).run(quiet=True)
 
 
 def tables(folder: Path) -> Tables:
-    """Everything that training reads, byte by byte."""
+    """Return both tables, byte by byte."""
     return (folder / TRANSITIONS).read_bytes(), (folder / BRANCHES).read_bytes()
 
 
@@ -66,9 +67,9 @@ def write_here(
     make: Callable[[], gymnasium.Env[str, str]],
     trajectories: Sequence[ExpertTrajectory],
     k: int,
-    missing: frozenset[Place] = frozenset(),
+    missing: frozenset[TriedAction] = frozenset(),
 ) -> None:
-    """Write the store of what this process gets, without the places that are missing."""
+    """Write the store of the outcomes in this process, without the actions that are missing."""
     transitions, branches = [], []
     for index, trajectory in enumerate(trajectories):
         environment = {"id": trajectory.environment, "version": trajectory.version, "kwargs": dict(trajectory.kwargs)}
@@ -90,10 +91,10 @@ def write_here(
 def in_one_process(
     folder: Path,
     trajectories: Sequence[ExpertTrajectory] = TRAJECTORIES,
-    missing: frozenset[Place] = frozenset(),
+    missing: frozenset[TriedAction] = frozenset(),
     k: int = LISTED,
 ) -> Tables:
-    """What a store of games holds, without any process but this one."""
+    """Return the tables of a store of games, made in this process alone."""
     listed = len(trajectories[0].steps[0].admissible_actions or ()) - 2
     write_here(folder, partial(SavedGame, listed=listed), trajectories, k, missing)
     for item in read_branches(folder):
@@ -104,13 +105,13 @@ def in_one_process(
 
 
 def executed(log: Path) -> set[tuple[str, ...]]:
-    """Task and actions of everything that was tried besides what the experts did."""
+    """Return task and actions of everything in a log but the expert's own actions."""
     lines = [tuple(json.loads(line)) for line in log.read_text().splitlines()]
     return {line for line in lines if line[-1] != "press 0"}
 
 
 def kept(folder: Path) -> set[tuple[str, ...]]:
-    """The same of everything that an unfinished run has left on disk."""
+    """Return the same of everything that an unfinished run has left on disk."""
     cache = TransitionCache(folder / "parts" / "transitions")
     states = {row["state"] for row in cache.parts.read()}
     transitions = [item for state in states for item in cache.known(state).values()]

@@ -28,12 +28,12 @@ def let_in(gate: Path, games: int) -> None:
 
 
 def collect(folder: Path, gate: Path, log: Path, workers: int) -> None:
-    """Collect all games, each of which has to be let in, and leave beside the log what was done."""
+    """Collect all games, each of which has to be let in, and write the numbers beside the log."""
     collection.FLUSH_SECONDS = 0.0
     environment = EnvironmentConfig(id=id_of(Gated), kwargs={"gate": str(gate), "log": str(log)})
     config = CollectConfig(k=K, workers=workers, restore="replay")
-    done = collection.Collection(folder, TRAJECTORIES, environment, config, {"experts": "0a1b"}).run(quiet=True)
-    log.with_suffix(".json").write_text(json.dumps(asdict(done)))
+    result = collection.Collection(folder, TRAJECTORIES, environment, config, {"experts": "0a1b"}).run(quiet=True)
+    log.with_suffix(".json").write_text(json.dumps(asdict(result)))
 
 
 def join(folder: Path, gate: Path, log: Path) -> None:

@@ -23,22 +23,17 @@ from support.games import (
     TOKENS,
     Dice,
     Game,
-    SavedGame,
-    SavedLaboriousGame,
     SavedTrouble,
     Slipping,
     Stillborn,
     Trouble,
-    id_of,
 )
 
-from verl_ee.config import CollectConfig, EnvironmentConfig
+from verl_ee.config import CollectConfig
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import BranchError, EnvError
-from verl_ee.experience.branching.protocol import Usage
 from verl_ee.experience.branching.replayer import TRIES
 from verl_ee.experience.branching.workers import worker_count
-from verl_ee.experience.collecting.prediction import predict
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import BRANCHES, TRANSITIONS, read_branches
 
@@ -64,47 +59,26 @@ def marks(tmp_path: Path) -> Path:
 def test_workers_collect_what_one_process_collects(
     tmp_path: Path, undisturbed: Tables, restore: str, workers: int
 ) -> None:
-    done = collect(tmp_path / "store", kwargs={"forkable": True}, restore=restore, workers=workers)
+    result = collect(tmp_path / "store", kwargs={"forkable": True}, restore=restore, workers=workers)
     assert tables(tmp_path / "store") == undisturbed
-    found = (
-        done.states,
-        done.transitions,
-        done.branches,
-        done.reused,
-        done.lost,
-        done.failed,
-        done.faults,
-        done.restore,
+    numbers = (
+        result.states,
+        result.transitions,
+        result.branches,
+        result.reused,
+        result.lost,
+        result.failed,
+        result.faults,
+        result.restore,
     )
     total = STATES * (LISTED + 1)
-    assert found == (STATES, total, total, 0, 0, 0, {}, restore)
+    assert numbers == (STATES, total, total, 0, 0, 0, {}, restore)
     if workers == 1:
         steps = 6 * (LISTED * 6 * 7 // 2 + 6) if restore == "replay" else total
-        assert done.cost.env_steps == steps
-        assert done.cost.resets == (6 * (LISTED * 6 + 1) if restore == "replay" else 6)
-    assert done.cost.bytes == sum(map(len, undisturbed))
+        assert result.cost.env_steps == steps
+        assert result.cost.resets == (6 * (LISTED * 6 + 1) if restore == "replay" else 6)
+    assert result.cost.bytes == sum(map(len, undisturbed))
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [BRANCHES, "run.json", TRANSITIONS]
-
-
-@pytest.mark.parametrize("restore", ["snapshot", "replay"])
-def test_a_dry_run_counts_the_steps_and_writes_nothing(tmp_path: Path, restore: str) -> None:
-    config = CollectConfig.model_validate({"k": LISTED, "workers": 3, "restore": restore})
-    found = predict(tmp_path / "store", TRAJECTORIES, EnvironmentConfig(id=id_of(SavedGame)), config)
-    assert not (tmp_path / "store").exists()
-    done = collect(tmp_path / "store", restore=restore, workers=3)
-    assert (found.exact, found.restore, found.workers, found.states) == (True, restore, 3, STATES)
-    assert found.cost.env_steps == done.cost.env_steps
-
-
-def test_the_trial_of_the_methods_is_counted_and_predicted(tmp_path: Path) -> None:
-    kwargs = {"forkable": False, "reset_rounds": 300_000, "log": str(tmp_path / "log")}
-    values = {"k": LISTED, "workers": 1, "restore": "auto"}
-    done = collect(tmp_path / "store", SavedLaboriousGame, kwargs=kwargs, **values)
-    assert (done.restore, done.trial_usage) == ("snapshot", Usage(env_steps=3 * 6, resets=2))
-    assert done.cost.env_steps == STATES * (LISTED + 1) + 3 * 6 == len((tmp_path / "log").read_text().splitlines())
-    environment = EnvironmentConfig(id=id_of(SavedLaboriousGame), kwargs=kwargs)
-    prediction = predict(tmp_path / "other", TRAJECTORIES, environment, CollectConfig.model_validate(values))
-    assert (prediction.cost.env_steps, prediction.cost.resets) == (done.cost.env_steps, done.cost.resets)
 
 
 @pytest.mark.parametrize("what", ["kill_host", "kill_worker"])
@@ -112,17 +86,17 @@ def test_what_a_killed_process_was_busy_with_is_done_again(
     tmp_path: Path, marks: Path, undisturbed: Tables, what: str
 ) -> None:
     kwargs = {"what": what, "marks": str(marks), "times": 1}
-    done = collect(tmp_path / "store", SavedTrouble, kwargs=kwargs)
+    result = collect(tmp_path / "store", SavedTrouble, kwargs=kwargs)
     assert tables(tmp_path / "store") == undisturbed
-    assert (len(list(marks.iterdir())), done.lost, done.failed, done.faults) == (1, 0, 0, {"died": 1})
+    assert (len(list(marks.iterdir())), result.lost, result.failed, result.faults) == (1, 0, 0, {"died": 1})
 
 
 def test_a_state_that_no_worker_survives_is_lost_after_two_tries_and_nothing_else(tmp_path: Path, marks: Path) -> None:
     kwargs = {"what": "kill_worker", "marks": str(marks)}
-    done = collect(tmp_path / "store", SavedTrouble, kwargs=kwargs, max_mismatch=1.0)
+    result = collect(tmp_path / "store", SavedTrouble, kwargs=kwargs, max_mismatch=1.0)
     missing = frozenset(("game 1", 2, action) for action in Game().actions)
     assert tables(tmp_path / "store") == in_one_process(tmp_path / "expected", missing=missing)
-    assert (len(list(marks.iterdir())), done.lost, done.failed, done.faults) == (TRIES, 1, 0, {"died": TRIES})
+    assert (len(list(marks.iterdir())), result.lost, result.failed, result.faults) == (TRIES, 1, 0, {"died": TRIES})
 
 
 @pytest.mark.parametrize(
@@ -133,31 +107,31 @@ def test_an_action_that_cannot_be_executed_is_counted_and_left_out(
 ) -> None:
     limit = 1.0 if what == "hang" else 60.0
     kwargs = {"what": what, "marks": str(marks)}
-    done = collect(tmp_path / "store", SavedTrouble, kwargs=kwargs, step_timeout=limit)
+    result = collect(tmp_path / "store", SavedTrouble, kwargs=kwargs, step_timeout=limit)
     expected = in_one_process(tmp_path / "expected", missing=frozenset({("game 1", 2, "press 5")}))
     assert tables(tmp_path / "store") == expected
-    assert (done.lost, done.failed, done.faults) == (0, 1, {kind: TRIES})
+    assert (result.lost, result.failed, result.faults) == (0, 1, {kind: TRIES})
 
 
 @pytest.mark.parametrize(("what", "text"), [("show_much", MUCH), ("show_tokens", TOKENS)])
 def test_what_is_shown_is_stored_letter_by_letter(tmp_path: Path, marks: Path, what: str, text: str) -> None:
-    done = collect(tmp_path / "store", Trouble, kwargs={"what": what, "marks": str(marks), "forkable": True})
-    assert (done.lost, done.failed, done.faults) == (0, 0, {})
+    result = collect(tmp_path / "store", Trouble, kwargs={"what": what, "marks": str(marks), "forkable": True})
+    assert (result.lost, result.failed, result.faults) == (0, 0, {})
     in_one_process(tmp_path / "expected")
-    for found, expected in zip(read_branches(tmp_path / "store"), read_branches(tmp_path / "expected"), strict=True):
-        if (found.ref, found.outcome.action) == (StateRef(1, 2), "press 5"):
-            assert found == replace(expected, outcome=replace(expected.outcome, observation=text))
+    for branch, expected in zip(read_branches(tmp_path / "store"), read_branches(tmp_path / "expected"), strict=True):
+        if (branch.ref, branch.outcome.action) == (StateRef(1, 2), "press 5"):
+            assert branch == replace(expected, outcome=replace(expected.outcome, observation=text))
         else:
-            assert found == expected
+            assert branch == expected
 
 
 def test_a_game_that_slips_into_another_contaminates_nothing(tmp_path: Path, marks: Path, undisturbed: Tables) -> None:
     kwargs = {"every": 50, "marks": str(marks), "forkable": False}
-    done = collect(tmp_path / "store", Slipping, kwargs=kwargs)
+    result = collect(tmp_path / "store", Slipping, kwargs=kwargs)
     assert tables(tmp_path / "store") == undisturbed
     slips = len(list(marks.iterdir()))
-    assert done.cost.resets // 50 >= slips >= done.cost.resets // 50 - 1 > 0
-    assert (done.restore, done.lost, done.failed, done.faults) == ("replay", 0, 0, {"observation": slips})
+    assert result.cost.resets // 50 >= slips >= result.cost.resets // 50 - 1 > 0
+    assert (result.restore, result.lost, result.failed, result.faults) == ("replay", 0, 0, {"observation": slips})
 
 
 def with_dragon(trajectory: ExpertTrajectory, step: int) -> ExpertTrajectory:
@@ -181,10 +155,10 @@ def test_more_lost_states_than_allowed_end_the_stage_and_keep_what_was_done(tmp_
     before = kept(tmp_path / "store")
     assert len(before) > 5 * 6 * LISTED / 2
     values["kwargs"] = {"log": str(tmp_path / "second")}
-    done = collect(tmp_path / "store", **values, max_mismatch=1.0)
+    result = collect(tmp_path / "store", **values, max_mismatch=1.0)
     assert (tmp_path / "second").exists()
     assert not before & executed(tmp_path / "second")
-    assert (done.lost, done.branches) == (5, 5 * 6 * (LISTED + 1) + LISTED)
+    assert (result.lost, result.branches) == (5, 5 * 6 * (LISTED + 1) + LISTED)
     assert not (tmp_path / "store" / "parts").exists()
 
 
@@ -206,11 +180,11 @@ def test_more_failed_actions_than_allowed_end_the_stage_and_keep_what_was_done(t
     before = kept(tmp_path / "store")
     assert before
     values["kwargs"] = trouble | {"log": str(tmp_path / "second")}
-    done = collect(tmp_path / "store", SavedTrouble, **values, max_failed=1.0)
+    result = collect(tmp_path / "store", SavedTrouble, **values, max_failed=1.0)
     assert not before & executed(tmp_path / "second")
     missing = frozenset(("game 4", step, "press 5") for step in range(6))
     assert tables(tmp_path / "store") == in_one_process(tmp_path / "expected", missing=missing)
-    assert done.failed == 6
+    assert result.failed == 6
 
 
 def test_what_a_worker_raises_reaches_the_driver(tmp_path: Path) -> None:

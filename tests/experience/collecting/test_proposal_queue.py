@@ -1,4 +1,4 @@
-"""Alternatives from a proposer: asked in batches while environments step, kept over a restart, and checked."""
+"""Alternatives of a proposer: requested in batches while environments step, kept over a restart, and checked."""
 
 from __future__ import annotations
 
@@ -79,20 +79,20 @@ def wait_for_a_report(folder: Path) -> None:
 
 def test_every_state_is_asked_about_once_as_the_agent_sees_it(tmp_path: Path) -> None:
     proposer = Chooser()
-    done = collect(tmp_path, proposer)
-    asked = {request.ref: request for request in proposer.requests}
-    assert len(asked) == len(proposer.requests) == STATES
+    result = collect(tmp_path, proposer)
+    requests = {request.ref: request for request in proposer.requests}
+    assert len(requests) == len(proposer.requests) == STATES
     assert len(proposer.batches) == BATCHES
     assert all(len(batch) >= BATCH_STATES for batch in proposer.batches[:-1])
-    for ref, request in asked.items():
+    for ref, request in requests.items():
         trajectory, step = TRAJECTORIES[ref.trajectory], ref.step
         assert request.expert_action == "press 0"
         assert request.state.observation == trajectory.steps[step].observation
         past = trajectory.steps[max(step - 2, 0) : step]
         assert request.state.history == tuple(Turn(turn.observation, turn.action) for turn in past)
         assert request.state.admissible_actions == Game().actions
-    assert (done.cost.prompt_tokens, done.cost.completion_tokens) == (10 * STATES, 3 * BATCHES)
-    assert (done.branches, done.lost, done.failed, done.faults) == (3 * STATES, 0, 0, {})
+    assert (result.cost.prompt_tokens, result.cost.completion_tokens) == (10 * STATES, 3 * BATCHES)
+    assert (result.branches, result.lost, result.failed, result.faults) == (3 * STATES, 0, 0, {})
 
 
 def test_what_was_proposed_is_executed_and_stored_with_its_origin(tmp_path: Path) -> None:
@@ -119,9 +119,9 @@ def test_environments_step_while_the_proposer_is_busy(tmp_path: Path) -> None:
             wait_for_a_report(tmp_path)
             reported.set()
 
-    done = collect(tmp_path, Chooser(before=wait))
+    result = collect(tmp_path, Chooser(before=wait))
     assert reported.is_set()
-    assert done.branches == 3 * STATES
+    assert result.branches == 3 * STATES
 
 
 def test_what_was_proposed_for_states_that_are_done_stays(tmp_path: Path) -> None:
@@ -136,10 +136,10 @@ def test_what_was_proposed_for_states_that_are_done_stays(tmp_path: Path) -> Non
     assert 0 < len(kept) < STATES
 
     second = Chooser("second", (3, 4))
-    done = collect(tmp_path, second)
+    result = collect(tmp_path, second)
     every = {StateRef(index, step) for index in range(30) for step in range(6)}
     assert {request.ref for request in second.requests} == every - kept
-    assert done.cost.prompt_tokens == 10 * (STATES - len(kept))
+    assert result.cost.prompt_tokens == 10 * (STATES - len(kept))
     rows = pq.read_table(tmp_path / BRANCHES).to_pylist()
     for row in rows:
         if row["order"]:
@@ -152,8 +152,8 @@ def test_fewer_alternatives_or_none_are_no_fault(tmp_path: Path) -> None:
         def alternatives(self, request: ProposalRequest) -> tuple[Proposal, ...]:
             return super().alternatives(request)[: request.ref.step % 3]
 
-    done = collect(tmp_path, Shy())
-    assert (done.branches, done.failed) == (STATES + 30 * (0 + 1 + 2 + 0 + 1 + 2), 0)
+    result = collect(tmp_path, Shy())
+    assert (result.branches, result.failed) == (STATES + 30 * (0 + 1 + 2 + 0 + 1 + 2), 0)
 
 
 def test_a_proposer_that_answers_too_little_is_refused(tmp_path: Path) -> None:
@@ -178,8 +178,8 @@ def test_a_proposer_that_offers_the_experts_action_is_refused(tmp_path: Path, wr
 
 def test_without_a_proposer_workers_choose_where_nothing_is_recorded(tmp_path: Path) -> None:
     experts = [expert(f"game {number}", 6, listed=None) for number in range(4)]
-    done = open_collection(tmp_path / "unlisted", trajectories=experts, k=LISTED).run(quiet=True)
+    result = open_collection(tmp_path / "unlisted", trajectories=experts, k=LISTED).run(quiet=True)
     listed = [expert(f"game {number}", 6) for number in range(4)]
     open_collection(tmp_path / "listed", trajectories=listed, k=LISTED).run(quiet=True)
     assert read_branches(tmp_path / "unlisted") == read_branches(tmp_path / "listed")
-    assert (done.branches, done.failed) == (24 * (LISTED + 1), 0)
+    assert (result.branches, result.failed) == (24 * (LISTED + 1), 0)

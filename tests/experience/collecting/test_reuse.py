@@ -17,21 +17,15 @@ import pytest
 import ray
 from support import killed_collections
 from support.game_collections import (
-    PROVENANCE,
-    TRAJECTORIES,
     collect,
     executed,
     in_one_process,
     kept,
-    open_collection,
     tables,
 )
-from support.games import SavedDice, SavedGame, expert, id_of
+from support.games import SavedDice, expert
 from support.jobs import ROOT
 
-from verl_ee.config import CollectConfig, EnvironmentConfig
-from verl_ee.errors import StoreError
-from verl_ee.experience.collecting.collection import Collection
 from verl_ee.experience.store import BRANCHES, read_branches
 
 TESTS = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
@@ -46,9 +40,9 @@ def test_what_another_run_has_executed_is_not_executed_again(tmp_path: Path) -> 
     first = collect(tmp_path / "first", **shared, k=8)
     assert (first.reused, first.cost.env_steps) == (0, 24 * 9)
     for name, k in (("again", 8), ("fewer", 4)):
-        done = collect(tmp_path / name, **shared, k=k)
-        assert (done.cost.env_steps, done.cost.resets, done.restore) == (0, 0, "")
-        assert done.reused == done.transitions == 24 * (k + 1)
+        result = collect(tmp_path / name, **shared, k=k)
+        assert (result.cost.env_steps, result.cost.resets, result.restore) == (0, 0, "")
+        assert result.reused == result.transitions == 24 * (k + 1)
     assert tables(tmp_path / "again") == tables(tmp_path / "first")
     more = collect(tmp_path / "more", **shared, k=11)
     # Three new alternatives in each state, and the walk to the last one: its own outcome is known.
@@ -62,43 +56,11 @@ def test_a_nondeterministic_environment_shares_nothing(tmp_path: Path) -> None:
     twins = [expert("game 0", 4), expert("game 0", 4)]
     values = {"trajectories": twins, "cache": str(tmp_path / "cache"), "k": 3, "workers": 1, "restore": "snapshot"}
     for name in ("first", "second"):
-        done = collect(tmp_path / name, SavedDice, **values)
-        assert (done.transitions, done.branches, done.reused) == (32, 32, 0)
-        assert done.cost.env_steps == 32
+        result = collect(tmp_path / name, SavedDice, **values)
+        assert (result.transitions, result.branches, result.reused) == (32, 32, 0)
+        assert result.cost.env_steps == 32
     one, two = ({item.outcome.observation for item in read_branches(tmp_path / name)} for name in ("first", "second"))
     assert all(text.startswith("game 0") for text in one & two)
-
-
-@pytest.mark.usefixtures("cluster")
-def test_a_folder_with_another_collection_is_refused(tmp_path: Path) -> None:
-    environment, config = EnvironmentConfig(id=id_of(SavedGame)), CollectConfig(k=1)
-    few = TRAJECTORIES[:1]
-    for folder, close in ((tmp_path / "open", False), (tmp_path / "closed", True)):
-        assert not Collection(folder, few, environment, config, PROVENANCE).closed
-        if close:
-            Collection(folder, few, environment, config, PROVENANCE).run(quiet=True)
-        for other in ({"experts": "ffff"}, PROVENANCE | {"collect": "{}"}, {}):
-            with pytest.raises(StoreError) as raised:
-                Collection(folder, few, environment, config, other)
-            for word in (str(folder), "another collection", "Choose another folder", "--cache=FOLDER"):
-                assert word in str(raised.value)
-        assert Collection(folder, few, environment, config, PROVENANCE).closed == close
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 99, "run": "1", "provenance": {"experts": "0a1b"}}'])
-def test_a_folder_whose_own_file_cannot_be_read_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "run.json").write_text(content)
-    with pytest.raises(StoreError, match=r"run\.json (cannot be read|has schema 99).*(collect again|Update verl_ee)"):
-        open_collection(tmp_path)
-
-
-def test_an_unfinished_collection_of_version_0_1_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "run": "1", "provenance": PROVENANCE}))
-    with pytest.raises(StoreError) as raised:
-        open_collection(tmp_path)
-    assert len(str(raised.value).splitlines()) == 1
-    for word in (str(tmp_path / "run.json"), "has schema 1", "the verl_ee that began it", "collect again"):
-        assert word in str(raised.value)
 
 
 class Driver:
@@ -130,8 +92,8 @@ class Driver:
     def report(self) -> dict[str, Any]:
         """What it says at its end."""
         assert self.process.wait(120) == 0, self.output.read_text()
-        done: dict[str, Any] = json.loads(self.log.with_suffix(".json").read_text())
-        return done
+        result: dict[str, Any] = json.loads(self.log.with_suffix(".json").read_text())
+        return result
 
 
 Drive = Callable[..., Driver]
@@ -171,16 +133,16 @@ def test_a_run_that_was_killed_five_times_ends_with_the_same_bytes(
         known = kept(driver.store)
     last = drive("last")
     killed_collections.let_in(last.gate, killed_collections.GAMES)
-    done = last.report()
+    result = last.report()
     assert tables(last.store) == expected
     assert not known & executed(last.log)
-    assert (done["lost"], done["failed"], done["faults"]) == (0, 0, {})
+    assert (result["lost"], result["failed"], result["faults"]) == (0, 0, {})
     assert not (last.store / "parts").exists()
 
 
 def test_a_run_that_loses_a_node_ends_with_the_same_bytes(tmp_path: Path, drive: Drive) -> None:
     expected = in_one_process(tmp_path / "expected", killed_collections.TRAJECTORIES, k=killed_collections.K)
     driver = drive("driver", "lose_node")
-    done = driver.report()
+    result = driver.report()
     assert tables(driver.store) == expected
-    assert (done["lost"], done["failed"], done["faults"]) == (0, 0, {"died": 1})
+    assert (result["lost"], result["failed"], result["faults"]) == (0, 0, {"died": 1})
