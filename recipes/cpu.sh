@@ -1,4 +1,4 @@
-# What a verl job needs on a machine without an accelerator; source it, then pass "${CPU[@]}".
+# Settings that a verl job needs on a machine without an accelerator; source it, then pass "${CPU[@]}".
 # On a GPU leave it out: verl's defaults are made for one.
 # Environment: CPU_DTYPE (bfloat16, float32) of actor, reference and servers; unset, the processor decides.
 export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}   # GiB of KV cache

@@ -80,6 +80,6 @@ def not_yaml(what: str, error: Exception) -> ConfigError:
 
     Args:
         what: the argument, as the user wrote it.
-        error: of the YAML parser.
+        error: error of the YAML parser.
     """
     return ConfigError(f"{what}: the value is not YAML ({' '.join(str(error).split())}). Quote it.")

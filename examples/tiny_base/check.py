@@ -1,4 +1,4 @@
-"""What the tiny base model can do: share of admissible actions and of solved tasks.
+"""Abilities of the tiny base model: share of admissible actions and of solved tasks.
 
     python examples/tiny_base/check.py examples/tiny_base/model
 

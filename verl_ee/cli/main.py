@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{error.filename}: {error.strerror}. Name another path, or make it accessible.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted. What was written is kept; the same command goes on from there.", file=sys.stderr)
+        print("Interrupted. All files so far are kept; the same command goes on from there.", file=sys.stderr)
         return 130
 
 

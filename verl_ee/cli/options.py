@@ -26,7 +26,7 @@ class RenamedOption(argparse.Action):
 
         Args:
             option_strings: its old name.
-            dest: of argparse.
+            dest: `dest` of the argument, as in argparse.
             const: its new name.
         """
         super().__init__(option_strings, dest, nargs="?", const=const, help=argparse.SUPPRESS)

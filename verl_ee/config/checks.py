@@ -1,7 +1,8 @@
-"""What goes with what under `early_experience`, and the message for what does not."""
+"""Settings under `early_experience` that exclude each other, and the message for each."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any, cast, get_args, get_origin
@@ -21,6 +22,7 @@ RENAMED = {
     "reflection.max_tokens": "writers.<name>.max_tokens, and reflection.writer and world_model.writer take that name",
 }
 """Keys of version 0.1, and what they are called now."""
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def early_experience_of(job: DictConfig) -> EarlyExperienceConfig:
@@ -56,6 +58,7 @@ def parse(node: Mapping[str, Any]) -> EarlyExperienceConfig:
                 f"{ROOT}.stages.{name}: a stage's name is also its folder's. Use letters, digits and _, and none of "
                 f"{', '.join(RESERVED)}."
             )
+    _check_names(config)
     if config.examples is None:
         check_sets(config)
     if config.world_model.target == "template" and config.world_model.template is None:
@@ -63,6 +66,16 @@ def parse(node: Mapping[str, Any]) -> EarlyExperienceConfig:
     _check_budget(config)
     _check_writers(config)
     return config
+
+
+def _check_names(config: EarlyExperienceConfig) -> None:
+    for key in ("collect", "writers"):
+        for name in getattr(config, key):
+            if not _FILE_NAME.fullmatch(name):
+                raise ConfigError(
+                    f"{ROOT}.{key}: the name {name!r} is also part of a path. Use letters, digits, '_', '-' and '.', "
+                    "and no '.' or '-' in front."
+                )
 
 
 def _check_budget(config: EarlyExperienceConfig) -> None:
@@ -91,7 +104,7 @@ def built(config: EarlyExperienceConfig, given: Collection[Objective] = ()) -> l
     """Return the objectives whose examples a job builds, in the order of its stages.
 
     Args:
-        config: of the job.
+        config: the job's keys under `early_experience`.
         given: objectives that `examples` has rows of.
     """
     used = [o for stage in config.stages.values() for o in stage.objectives if o not in given]
@@ -107,7 +120,7 @@ def sets_of(config: EarlyExperienceConfig, given: Collection[Objective] = ()) ->
     """Return the sets of branches that a job reads, in the order of its stages.
 
     Args:
-        config: of the job.
+        config: the job's keys under `early_experience`.
         given: objectives that `examples` has rows of.
     """
     names = {"world_model": config.world_model.collect, "reflection": config.reflection.collect}
@@ -118,7 +131,7 @@ def check_sets(config: EarlyExperienceConfig, given: Collection[Objective] = ())
     """Refuse a set of branches that nothing reads, and a stage that needs branches which nothing collects.
 
     Args:
-        config: of the job.
+        config: the job's keys under `early_experience`.
         given: objectives that `examples` has rows of.
 
     Raises:

@@ -15,7 +15,7 @@ TRAINER_MODES = {
     "colocate_async": "early_experience_colocate_async",
     "separate_async": "early_experience_separate_async",
 }
-"""Of each trainer mode of verl, the one with the stages in front; the flag selects the first."""
+"""Trainer mode with the stages in front, for each of verl's; the flag selects the first."""
 
 
 def names() -> list[str]:

@@ -39,11 +39,11 @@ class CollectConfig(_Frozen):
     k: Annotated[int, Field(ge=1)] = 8
     """Alternatives per state; fewer where fewer exist (paper, section B.1: 8 for ALFWorld)."""
     temperatures: Annotated[tuple[Annotated[float, Field(ge=0.0)], ...], Field(min_length=1)] = (1.0,)
-    """Of the policy's draws, one after the other."""
+    """Temperatures of the policy's draws, one after the other."""
     draws: Annotated[int, Field(ge=1)] | None = None
     """Responses sampled per state, before those that repeat are left out; null: K."""
     unlisted: Literal["keep", "replace"] = "keep"
-    """What becomes of a policy's alternative that the environment does not list. `keep`: its refusal is worth
+    """Fate of a policy's alternative that the environment does not list. `keep`: its refusal is worth
     predicting. `replace`: by a listed action that is not used yet, by chance (paper, section B.1: reflection)."""
     extra_admissible: Annotated[int, Field(ge=0)] = 0
     """For `mixture`: listed actions besides the policy's K."""
@@ -192,7 +192,7 @@ class StageConfig(_Frozen):
 
 
 class HandOverConfig(_Frozen):
-    """What GRPO begins with, besides the mid-trained policy."""
+    """State that GRPO begins with, besides the mid-trained policy."""
 
     optimizer: Literal["fresh", "keep"] = "fresh"
     """Adam's moments. `fresh`: from nothing, as a job that starts from a checkpoint's weights would; those of a
@@ -222,7 +222,7 @@ class EarlyExperienceConfig(_Frozen):
     evaluate: bool = True
     """Run verl's validation after every stage."""
     console: Literal["full", "quiet"] = "full"
-    """What a job shows. `full`: everything, the plugin's lines begin with `verl_ee |`. `quiet`: the plugin's lines
+    """Output of a job. `full`: everything, the plugin's lines begin with `verl_ee |`. `quiet`: the plugin's lines
     alone; everything is in `job.log` in `trainer.default_local_dir`, and a job that fails shows its last lines."""
     stores: dict[str, str] = {}
     """Folders that `verl-ee collect` or another run has collected, by set; such a set is not collected."""
@@ -247,7 +247,7 @@ class EarlyExperienceConfig(_Frozen):
     newest; of a stage that has ended the last one is kept."""
     hand_over: HandOverConfig = HandOverConfig()
     resume: Literal["strict", "force"] = "strict"
-    """What becomes of a run whose settings or files have changed since. `strict`: refused, with the differences.
+    """Fate of a run whose settings or files have changed since. `strict`: refused, with the differences.
     `force`: it goes on; what has finished stays, and a stage whose examples changed is trained again."""
 
     def model_post_init(self, _: Any) -> None:

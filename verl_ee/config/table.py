@@ -20,7 +20,7 @@ COMMAND = "python -m verl_ee.config.table"
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 BEGIN, END = f"<!-- keys: begin, written by `{COMMAND}` -->", "<!-- keys: end -->"
 NAMES = {"collect": "<set>"}
-"""What a user's own name is called under a key; under every other key it is `<name>`."""
+"""Placeholder of a user's own name under a key; under every other key it is `<name>`."""
 
 
 def tables() -> str:

@@ -18,7 +18,7 @@ def allowed_branches(branches: Sequence[ExecutedBranch], config: WorldModelConfi
     """Return the branches that the world model may learn from, in their order.
 
     Args:
-        branches: of the set.
+        branches: branches of the set.
         config: whether the expert's are among them, and how large a share may be refused actions.
     """
     kept = [branch for branch in branches if config.include_expert_transition or branch.proposer != EXPERT]
@@ -33,8 +33,8 @@ def within_budget(items: Sequence[Item], limit: int | None, seed: int) -> Sequen
 
     Args:
         items: branches, or rows in their place.
-        limit: of the budget; None for all.
-        seed: of the draw.
+        limit: most branches, from the budget; None for all.
+        seed: seed of the draw.
     """
     if limit is None:
         return items

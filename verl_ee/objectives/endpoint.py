@@ -34,7 +34,7 @@ class _Session:
     """One call of the writer.
 
     Attributes:
-        client: of the server.
+        client: client of the server.
         slots: one for each request that may be under way.
         ended: notified whenever a request has ended.
     """
@@ -173,8 +173,8 @@ class EndpointWriter:
         if self.stop is None and limit is not None and self._ledger.spent.total >= limit:
             self.stop = ExampleError(
                 f"Texts have taken {self._ledger.spent.total:,} tokens from {self._endpoint.url}, and "
-                f"{self._config.key('endpoint.token_limit')}={limit:,} allows no more. What was written "
-                "before is kept; raise the limit and repeat the command."
+                f"{self._config.key('endpoint.token_limit')}={limit:,} allows no more. All texts so far "
+                "are kept; raise the limit and repeat the command."
             )
 
     def _count_failure(self, error: Exception) -> None:
@@ -184,7 +184,7 @@ class EndpointWriter:
             self.stop = ExampleError(
                 f"{self._failures_in_a_row} requests to {self._endpoint.url} in a row failed, each after up to "
                 f"{self._endpoint.retries} retries; the last one said: {type(error).__name__}: "
-                f"{message.splitlines()[0][:200]}. What was written before is kept; repeat the command when the "
+                f"{message.splitlines()[0][:200]}. All texts so far are kept; repeat the command when the "
                 "server answers."
             )
 

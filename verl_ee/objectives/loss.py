@@ -95,7 +95,7 @@ class SupervisedLoss:
         """Return the loss and its metrics, or per-token outputs if `student_logits` is given.
 
         Args:
-            model_output: of the micro-batch.
+            model_output: output of the model for the micro-batch.
             data: the micro-batch, a TensorDict.
             dp_group: unused, the engine has reduced `batch_num_tokens` over it already.
             student_logits: (rows, tokens, vocabulary), padded or packed however the engine likes; it brings the

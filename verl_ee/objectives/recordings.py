@@ -36,7 +36,7 @@ class Recording:
     """The examples that the agent loops of a job made of its demonstrations.
 
     Attributes:
-        examples: of imitation, one per output of an agent loop, in the order of the rows.
+        examples: examples of imitation, one per output of an agent loop, in the order of the rows.
         failed: one line for each demonstration that gave no example: its row, and why.
         rows: number of demonstrations in the file.
     """

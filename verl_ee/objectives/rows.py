@@ -107,9 +107,9 @@ def rows_from_json(
     Args:
         item: `messages`; `objective` and `provenance`, which may be left out; `metadata`, which is not read.
         where: file and line, for messages.
-        objective: of the file; None where each object says its own.
+        objective: objective of the file; None where each object says its own.
         turns: which messages of the assistant are learned if there are several; None refuses such a conversation.
-        provenance: of an object that does not say its own.
+        provenance: provenance of an object that does not say its own.
 
     Raises:
         ExampleFileError: with file, line, what is wrong and what to do.

@@ -21,7 +21,7 @@ def batches(stage: StageConfig, examples: Sequence[Example], steps: int | None =
 
     Args:
         stage: epochs, batch size and seed.
-        examples: of every objective of the stage.
+        examples: examples of every objective of the stage.
         steps: stop after so many batches; None for all epochs.
     """
     return itertools.islice(_all_batches(stage, examples), steps)

@@ -32,8 +32,8 @@ class StageRows:
         """Prepare to read.
 
         Args:
-            config: of the job.
-            trajectories: of the expert file.
+            config: config of the job.
+            trajectories: trajectories of the expert file.
             stores: folder of each set of branches.
             texts: folder of the rationales and the summaries.
             given_rows: rows of `early_experience.examples`; an objective that has some is not built.
@@ -139,9 +139,9 @@ class StageData(StageRows):
         """Prepare the stages.
 
         Args:
-            config: of the job.
-            trajectories: of the expert file.
-            encoder: of prompts and targets.
+            config: config of the job.
+            trajectories: trajectories of the expert file.
+            encoder: encoder of prompts and targets.
             stores: folder of each set of branches.
             texts: folder of the rationales and the summaries.
             max_length: tokens of an example.
@@ -166,7 +166,7 @@ class StageData(StageRows):
         """Return the number of optimizer steps of a stage.
 
         Args:
-            name: of the stage.
+            name: name of the stage.
             example_count: number of its examples.
         """
         stage = self._config.stages[name]

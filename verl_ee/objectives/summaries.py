@@ -103,7 +103,7 @@ def summary_requests(
     """Return the distinct transitions of branches, in their order.
 
     Args:
-        trajectories: of the expert file.
+        trajectories: trajectories of the expert file.
         branches: executed branches; several may point to one transition.
     """
     requests: dict[str, SummaryRequest] = {}
@@ -123,10 +123,10 @@ def write_summaries(
     """Have a summary written for every transition that has none yet.
 
     Args:
-        folder: of `summaries.parquet`; the parts that a killed run left in it are taken up.
+        folder: folder of `summaries.parquet`; the parts that a killed run left in it are taken up.
         requests: the transitions.
-        writer: of the summaries.
-        config: of the writer, whose key a message names.
+        writer: writer of the summaries.
+        config: config of the writer, whose key a message names.
         max_dropped: share of the summaries that may be empty: the writer had nothing to say, or was cut off.
 
     Returns:

@@ -80,11 +80,11 @@ def write_missing_texts(
     """Have a text written for every request that has none yet, and write all records into one file.
 
     Args:
-        path: of the file. If it exists, or a killed run left its parts, the texts in them are not written again.
-        schema: of its rows.
+        path: path of the file. If it exists, or a killed run left its parts, the texts in them are not written again.
+        schema: schema of its rows.
         record_type: type of its records.
         requests: all of them.
-        writer: of the texts.
+        writer: writer of the texts.
         record_of: makes the record of a request and its text.
 
     Returns:

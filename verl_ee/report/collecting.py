@@ -18,7 +18,7 @@ def collected_text(result: CollectionResult, prices: Mapping[str, float] | None 
     """Return what a collection did and what it took.
 
     Args:
-        result: of the collection.
+        result: result of the collection.
         prices: price of one unit by quantity; None leaves the money out.
     """
     faults = ", ".join(f"{count} {kind}" for kind, count in result.faults.items()) or "none"
@@ -37,7 +37,7 @@ def prediction_text(prediction: Prediction, prices: Mapping[str, float] | None =
     """Return what a collection would take.
 
     Args:
-        prediction: of the collection.
+        prediction: prediction of the collection.
         prices: price of one unit by quantity; None leaves the money out.
     """
     if not prediction.states:
@@ -60,7 +60,7 @@ def check_text(env: gymnasium.Env[str, str], trajectory: ExpertTrajectory, check
 
     Args:
         env: the environment.
-        trajectory: of its expert, which was played.
+        trajectory: trajectory of its expert, which was played.
         check: its outcome.
     """
     rows = [

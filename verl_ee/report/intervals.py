@@ -58,7 +58,7 @@ def newcombe(later: Share, earlier: Share, correlation: float = 0.0) -> Interval
     Args:
         later: p1.
         earlier: p2.
-        correlation: of the outcomes of one episode in both, from `correlation_of`; 0: they are independent.
+        correlation: correlation of the outcomes of one episode in both, from `correlation_of`; 0: they are independent.
     """
     difference = later.value - earlier.value
     around_later, around_earlier = wilson(later), wilson(earlier)
@@ -70,12 +70,12 @@ def newcombe(later: Share, earlier: Share, correlation: float = 0.0) -> Interval
 def correlation_of(pairs: Sequence[tuple[bool, bool]]) -> float:
     """Return the correlation of paired outcomes, with the continuity correction of Newcombe (1998), paired data.
 
-    Of n pairs, a succeeded in both, b in the first alone, c in the second alone and d in neither. It is
+    There are n pairs: a succeeded in both, b in the first alone, c in the second alone and d in neither. It is
     (ad - bc) / sqrt((a + b)(c + d)(a + c)(b + d)), where a numerator above 0 loses n/2, to 0 at least; 0 if all
     outcomes of one side are equal.
 
     Args:
-        pairs: of outcomes of the same episode.
+        pairs: pairs of outcomes of the same episode.
     """
     counts = Counter(pairs)
     a, b, c, d = counts[True, True], counts[True, False], counts[False, True], counts[False, False]

@@ -34,7 +34,7 @@ def save_plot(report: Report, path: Path) -> None:
     counts more than a short one. Below: success per stage (% of episodes) and split, with 95 % intervals.
 
     Args:
-        report: of one run.
+        report: report of one run.
         path: the file; its folder is made.
     """
     figure = Figure(figsize=(9.0, 8.0), dpi=120, layout="constrained")

@@ -15,7 +15,7 @@ def rationales_text(folder: Path, samples: int = 0, seed: int = 0) -> str:
     Args:
         folder: folder of the file.
         samples: rationales shown in full, of the accepted and of the rejected each.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Raises:
         StoreError: if it cannot be read.

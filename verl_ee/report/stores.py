@@ -30,7 +30,7 @@ def store_text(folder: Path, samples: int = 0, seed: int = 0) -> str:
     Args:
         folder: folder that `verl-ee collect` or a run has written.
         samples: branches shown in full, drawn uniformly.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Raises:
         StoreError: if the store cannot be read.

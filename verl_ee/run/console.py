@@ -99,7 +99,9 @@ class QuietConsole:
     def _show_bar(self, text: str) -> None:
         """Draw a progress bar over the one before it; a console that is no terminal gets none."""
         if self._terminal:
-            columns = os.get_terminal_size(self._console).columns or COLUMNS
+            columns = COLUMNS
+            with suppress(OSError):
+                columns = os.get_terminal_size(self._console).columns or COLUMNS
             self._write(f"{_CLEAR}{text[: columns - 1]}")
             self._bar_shown = True
 

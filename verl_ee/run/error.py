@@ -15,7 +15,7 @@ ERROR_FILE = FileFormat(2, StoreError, "does not say what ended a run", "Delete 
 
 @dataclass(frozen=True)
 class RunError:
-    """What ended a run.
+    """Error that ended a run.
 
     Attributes:
         stage: stage that failed.

@@ -49,7 +49,7 @@ def identity_of(config: DictConfig, early: EarlyExperienceConfig) -> Identity:
     """
     ours = early.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
     for writer in ours["writers"].values():
-        # Of a server, its model alone changes what it writes: limits may be raised, and addresses move.
+        # The model of a server alone changes its texts: limits may be raised, and addresses move.
         writer["endpoint"] = {"model": writer["endpoint"]["model"]}
     verls: dict[str, JsonValue] = {key: _plain(OmegaConf.select(config, key)) for key in VERL_KEYS}
     return dict(_flat(ours, ROOT)) | verls | _contents(early)

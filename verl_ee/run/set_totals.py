@@ -1,4 +1,4 @@
-"""What collecting a set of branches came to, and the sum over all sets."""
+"""Totals of collecting a set of branches, and their sum over all sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SetTotals:
-    """What collecting gave and took.
+    """Results and costs of collecting.
 
     Attributes:
         states: expert states.

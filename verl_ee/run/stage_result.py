@@ -63,7 +63,7 @@ class StageResult:
         """Return the result of an evaluation, by split.
 
         Args:
-            name: of the stage.
+            name: name of the stage.
             seconds: that it took.
             success: core metric by data source.
             episodes: number of episodes by data source.

@@ -44,7 +44,7 @@ class RunState:
 
     Attributes:
         identity: settings and files that its data and weights depend on.
-        finished: what has finished, oldest first: `collect/<set>`, `reflect`, `summarise`, stages, `hand_over`.
+        finished: names of finished steps, oldest first: `collect/<set>`, `reflect`, `summarise`, stages, `hand_over`.
         trained: progress of each stage that has a checkpoint, in the order in which they were trained.
     """
 

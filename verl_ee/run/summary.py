@@ -29,7 +29,7 @@ SUMMARY_FILE = FileFormat(
 
 @dataclass(frozen=True)
 class RationaleCounts:
-    """What became of rationales.
+    """Rationales by their fate.
 
     Attributes:
         gates: how many were `accepted`, and how many each gate rejected.
@@ -42,7 +42,7 @@ class RationaleCounts:
 
 @dataclass(frozen=True)
 class SummaryCounts:
-    """What became of the summaries of transitions.
+    """Summaries of transitions by their fate.
 
     Attributes:
         written: how many have a text.
@@ -57,16 +57,16 @@ class SummaryCounts:
 
 @dataclass
 class RunSummary:
-    """What was collected and written, and success after every stage; each `record_` method rewrites the file.
+    """Counts of collecting and writing, and success after every stage; each `record_` method rewrites the file.
 
     Attributes:
         seed: `data.seed`.
         collect: sums over all sets of branches; None if none was collected.
         stages: evaluated stages, in the order of their latest evaluation.
-        checkpoints: where the latest checkpoint of each name lies: `hand_over` and `grpo`.
+        checkpoints: place of the latest checkpoint of each name: `hand_over` and `grpo`.
         sets: totals of each set of branches, by its name.
-        reflect: what became of rationales; None if there are none.
-        summarise: what became of summaries of transitions; None if there are none.
+        reflect: counts of rationales; None if there are none.
+        summarise: counts of summaries of transitions; None if there are none.
         path: the file.
     """
 
@@ -85,7 +85,7 @@ class RunSummary:
 
         Args:
             path: the file; it need not exist.
-            seed: of a run that begins.
+            seed: seed of a run that begins.
 
         Raises:
             StoreError: if the file is broken or of a newer schema.

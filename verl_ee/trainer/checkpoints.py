@@ -24,7 +24,7 @@ def resumed_from(config: DictConfig, root: Path) -> Path | None:
     """Return the checkpoint that verl would resume a job from, or None.
 
     Args:
-        config: of verl.
+        config: config of verl.
         root: `trainer.default_local_dir`.
 
     Raises:
@@ -65,7 +65,7 @@ def older_is_kept(root: Path, step: int) -> bool:
 
     Args:
         root: `trainer.default_local_dir`. Without a tracker there, the job goes on from the model it began with.
-        step: of the checkpoint that was to be saved.
+        step: step of the checkpoint that was to be saved.
     """
     tracker = root / TRACKER
     if not tracker.exists():
@@ -79,7 +79,7 @@ def check_actor(actor: Path, config: DictConfig) -> None:
 
     Args:
         actor: its folder.
-        config: of verl; other strategies than FSDP and FSDP2 are checked for their folder and model alone.
+        config: config of verl; other strategies than FSDP and FSDP2 are checked for their folder and model alone.
 
     Raises:
         ConfigError: naming the file and what to do.
@@ -122,7 +122,7 @@ def kept_by_grpo(trainer: Mapping[str, int | None], steps: int) -> int:
 
     Args:
         trainer: verl's `trainer` config.
-        steps: of GRPO.
+        steps: steps of GRPO.
     """
     freq, keep = trainer["save_freq"], trainer.get("max_actor_ckpt_to_keep")
     saves = -(-steps // freq) if freq and freq > 0 else 0

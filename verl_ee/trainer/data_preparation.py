@@ -42,12 +42,12 @@ class DataPreparation:
     """Makes the data that is not there yet, part by part, and records in the summary what each part took.
 
     Attributes:
-        config: of verl.
+        config: config of verl.
         early: its typed `early_experience`.
-        folder: of the run.
-        summary: of the run.
-        tokenizer: of the model.
-        encoder: of prompts and targets.
+        folder: folder of the run.
+        summary: summary of the run.
+        tokenizer: tokenizer of the model.
+        encoder: encoder of prompts and targets.
         client: returns verl's client of the rollout servers, which must be awake when it is used.
         sampler: returns the sampler of many responses from them.
         begin: called with the name of each part before it is made.

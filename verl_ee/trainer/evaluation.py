@@ -25,7 +25,7 @@ class StageEvaluation:
         """Begin with a stage.
 
         Args:
-            summary: of the run.
+            summary: summary of the run.
             last_stage: name of the last stage of mid-training.
             stage: `base` in a job that has stages to train, `grpo` in one that goes on behind them.
         """

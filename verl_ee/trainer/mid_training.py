@@ -41,8 +41,8 @@ class MidTraining:
 
         Args:
             workers: worker group of `EarlyExperienceWorker`.
-            folder: of the run.
-            log: of the run.
+            folder: folder of the run.
+            log: log of the run.
             save_freq: steps between two checkpoints of a stage; 0 saves at its end alone.
             row_multiple: rows of a batch are filled up to a multiple of this.
             pad_token: id of the token of the padding.
@@ -57,7 +57,7 @@ class MidTraining:
         """Train a stage to its end, from wherever an earlier job left it.
 
         Args:
-            name: of the stage.
+            name: name of the stage.
             stage: its learning rate, schedule and order.
             examples: that it learns from.
             total: its optimizer steps.

@@ -66,7 +66,7 @@ class Response(Protocol):
     """A response of a rollout server.
 
     Attributes:
-        token_ids: of the response, its end included.
+        token_ids: token ids of the response, its end included.
     """
 
     token_ids: Sequence[int]
@@ -164,9 +164,9 @@ class SamplingTrainer(Protocol):
     """A trainer of verl whose rollout servers have been started.
 
     Attributes:
-        config: of verl.
+        config: config of verl.
         verl_mode: verl's name of the trainer.
-        llm_server_manager: of its servers.
+        llm_server_manager: manager of its servers.
     """
 
     config: DictConfig
@@ -181,7 +181,7 @@ class ReferenceTrainer(Protocol):
     """A trainer of verl whose workers have been built.
 
     Attributes:
-        config: of verl.
+        config: config of verl.
         use_reference_policy: whether the job has a reference.
         ref_in_actor: whether the reference is the LoRA actor itself.
         ref_policy_wg: worker group of the reference; missing in a job without one.

@@ -37,7 +37,7 @@ class StageLog:
         """Go on with a log.
 
         Args:
-            tracking: of verl.
+            tracking: tracking of verl.
             path: the run's metrics file; a resumed job takes later steps again, and their rows are dropped.
             mid_training_steps: steps of mid-training so far.
             grpo_steps: steps of GRPO so far.
@@ -109,7 +109,7 @@ def trained_line(stage: str, steps: int, numbers: Mapping[str, str], seconds: fl
     Args:
         stage: its name.
         steps: all of its steps.
-        numbers: of the last step, as text.
+        numbers: numbers of the last step, as text.
         seconds: since the stage began in this job.
     """
     last_step = "".join(f", {name} {number}" for name, number in numbers.items())
@@ -120,8 +120,8 @@ def evaluated_line(result: StageResult, step: int | None = None) -> str:
     """Return the line of an evaluation: success and the number of episodes by split.
 
     Args:
-        result: of the stage.
-        step: of GRPO; None for a stage that has been evaluated at its end.
+        result: result of the stage.
+        step: step of GRPO; None for a stage that has been evaluated at its end.
     """
     shares = [f"{split} {100 * value:.1f} % of {result.episodes[split]}" for split, value in result.success.items()]
     after = result.name if step is None else f"{result.name} step {step}"

@@ -28,14 +28,14 @@ class StageRunner:
 
     Attributes:
         early: `early_experience` of the job.
-        folder: of the run.
-        summary: of the run.
+        folder: folder of the run.
+        summary: summary of the run.
         preparation: makes the data.
         training: trains a stage.
         evaluation: is told which stage is under way.
         workers: worker group of the actor.
         servers: puts the rollout servers to sleep, and wakes them with new weights.
-        reference: of GRPO.
+        reference: reference of GRPO.
         grpo_checkpoints: number of checkpoints that verl keeps at a time during GRPO.
         validate: evaluates the policy.
         save_checkpoint: saves verl's checkpoint of a step of GRPO.

@@ -189,7 +189,7 @@ def progress(house: House, state: HouseState) -> float:
 
     For a look: the object is in hand, and a lamp is lit beside the agent. Else, for each object that is asked for: it
     is in hand or in a right receptacle, it is in the condition asked for (if any is), it is in a right receptacle in
-    that condition; and for two objects, they are together. Of several objects of the kind the best count.
+    that condition; and for two objects, they are together. If there are several objects of the kind, the best count.
     """
     goal = house.goal
     kind = [index for index, thing in enumerate(house.things) if thing.kind == goal.thing]

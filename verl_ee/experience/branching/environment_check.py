@@ -73,7 +73,7 @@ def check_environment(environment: EnvironmentConfig, trajectory: ExpertTrajecto
 
     Args:
         environment: the environment to check.
-        trajectory: of an expert in it.
+        trajectory: trajectory of an expert in it.
 
     Raises:
         EnvError: if the environment cannot be made.

@@ -23,8 +23,8 @@ class HostMeter:
         """Map the memory.
 
         Args:
-            descriptor: of a file of `SIZE` bytes that another process maps too, at first all zero; -1 for memory that
-                only this process and its forked children share.
+            descriptor: file descriptor of `SIZE` bytes that another process maps too, at first all zero; -1 for
+                memory that only this process and its forked children share.
         """
         self._memory = mmap.mmap(descriptor, SIZE)
 

@@ -182,8 +182,8 @@ class WorkerPool:
             self._last_alive = time.monotonic()
         elif time.monotonic() - self._last_alive > self._patience:
             raise BranchError(
-                f"Every environment worker was lost, and none has started again within {self._patience:g} s. What has "
-                f"been executed is kept; repeat the command when Ray has nodes. {self._last_loss}"
+                f"Every environment worker was lost, and none has started again within {self._patience:g} s. All "
+                f"results so far are kept; repeat the command when Ray has nodes. {self._last_loss}"
             )
 
     def _report(self, stream: ObjectRefGenerator) -> list[StateResult]:

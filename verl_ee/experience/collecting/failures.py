@@ -77,5 +77,5 @@ class Failures:
         return BranchError(
             f"{problem}, more than {self._config.key(key)}={allowed:g} allows. The expert file may not describe this "
             f"environment, or the environment is not deterministic: try `verl-ee envs check {self._environment_id}`. "
-            f"What has been executed is kept. First:\n  {first}"
+            f"All results so far are kept. First:\n  {first}"
         )

@@ -138,7 +138,7 @@ def split_work(units: Sequence[WorkUnit], restore: str, workers: int, listed: in
     """Cut units that would keep one worker busy while others wait.
 
     Each piece of a walk executes the actions before its first state once more, so there are only as many pieces as an
-    even share for each worker needs. What is replayed costs the same in pieces.
+    even share for each worker needs. Replay costs the same in pieces.
 
     Args:
         units: all that is to be done now.

@@ -27,7 +27,7 @@ class Prediction:
     """The expected cost of a collection.
 
     Attributes:
-        cost: of the whole collection.
+        cost: cost of the whole collection.
         exact: whether `env_steps` is counted; else it assumes K alternatives in every state whose actions are only
             listed when it is reached, or proposed.
         restore: how states are reached.

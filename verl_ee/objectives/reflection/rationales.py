@@ -90,9 +90,9 @@ def write_rationales(
     """Have a rationale written for every situation that has none yet, judge them, and write all into one file.
 
     Args:
-        folder: of `reflections.parquet`; the parts that a killed run left in it are taken up.
+        folder: folder of `reflections.parquet`; the parts that a killed run left in it are taken up.
         situations: all of them.
-        writer: of rationales.
+        writer: writer of rationales.
         gates: names of the gates that a rationale must pass.
         min_accepted: share that must pass.
 

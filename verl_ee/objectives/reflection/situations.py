@@ -65,7 +65,7 @@ def situations(
     """Return the states whose expert action was executed, in the order of the file.
 
     Args:
-        trajectories: of the expert file.
+        trajectories: trajectories of the expert file.
         branches: executed branches; a state without the expert's own has no outcome to rest on.
         history_length: past turns in a state.
         k: at most so many alternatives each, none of them the expert's own action; 0 grounds a rationale in the

@@ -16,7 +16,7 @@ class EngineConfig(Protocol):
 
     Attributes:
         strategy: `fsdp`, `fsdp2` or `megatron`.
-        seed: of the random number generators.
+        seed: seed of the random number generators.
     """
 
     strategy: str

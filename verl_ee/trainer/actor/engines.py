@@ -34,7 +34,7 @@ def local_parameters(engine: Engine) -> dict[str, torch.Tensor]:
     """Return this worker's part of every parameter, by names that an actor and its reference share.
 
     Args:
-        engine: of an actor or a reference.
+        engine: engine of an actor or a reference.
     """
     if not is_megatron(engine):
         return {name: local_part(value) for name, value in engine.module.named_parameters()}
@@ -60,7 +60,7 @@ def checkpoint_contents(engine: Engine, contents: Sequence[str]) -> Iterator[Non
 
     Args:
         engine: initialised for training.
-        contents: of `model`, `optimizer` and `extra`. The schedule is in `extra` with FSDP, in `optimizer` with
+        contents: any of `model`, `optimizer` and `extra`. The schedule is in `extra` with FSDP, in `optimizer` with
             Megatron, where the optimizer also holds the full-precision weights.
     """
     manager = checkpoint_manager_of(engine)
@@ -76,7 +76,7 @@ def load_parts(engine: Engine, path: str, contents: Sequence[str]) -> None:
     """Load parts of an actor checkpoint into an engine that trains.
 
     Args:
-        engine: of the actor.
+        engine: engine of the actor.
         path: folder of the actor checkpoint.
         contents: as `checkpoint_contents` has them.
     """
@@ -91,7 +91,7 @@ def load_reference(engine: Engine, path: str) -> None:
     """Load the weights of an actor checkpoint into a reference.
 
     Args:
-        engine: of the reference, built as the actor's.
+        engine: engine of the reference, built as the actor's.
         path: folder of the actor checkpoint.
     """
     if not is_megatron(engine):
@@ -141,9 +141,9 @@ def seed_engine(engine: Engine, seed: int, rank: int) -> None:
     """Define the state of every random number generator that an engine's checkpoints hold.
 
     Args:
-        engine: of the actor.
-        seed: of all workers.
-        rank: of this worker; Megatron derives a worker's seeds itself, and needs the same one from all of them.
+        engine: engine of the actor.
+        seed: seed of all workers.
+        rank: rank of this worker; Megatron derives a worker's seeds itself, and needs the same one from all of them.
     """
     if is_megatron(engine):
         from verl.workers.engine.megatron.utils import set_random_seed

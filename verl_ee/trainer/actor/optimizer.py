@@ -100,6 +100,6 @@ def _megatron_schedule(engine: MegatronEngine, rate: Rate) -> MegatronSchedule:
         wd_incr_steps=0,
         wd_incr_style="constant",
         use_checkpoint_opt_param_scheduler=False,
-        # Of a loaded schedule only the position counts.
+        # Only the position of a loaded schedule counts.
         override_opt_param_scheduler=True,
     )

@@ -41,7 +41,7 @@ class Reference:
         Args:
             workers: worker group that holds the reference; None where verl's own is left as it is.
             kind: verl's own, a model of its own, or the LoRA actor itself.
-            config: of verl.
+            config: config of verl.
         """
         self._workers, self._kind, self._config = workers, kind, config
 

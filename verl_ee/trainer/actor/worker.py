@@ -75,7 +75,7 @@ class EarlyExperienceWorker(ActorRolloutRefWorker):
 
         Args:
             path: folder of the actor checkpoint.
-            contents: of `model`, `optimizer` and `extra`; the schedule is in one of the latter.
+            contents: any of `model`, `optimizer` and `extra`; the schedule is in one of the latter.
         """
         load_parts(self.actor.engine, path, contents)
 

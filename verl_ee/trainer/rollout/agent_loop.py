@@ -29,7 +29,7 @@ class TaskInfo(TypedDict):
 
     Attributes:
         task: id of the task.
-        seed: of the environment; None or missing: the environment's own choice.
+        seed: seed of the environment; None or missing: the environment's own choice.
     """
 
     task: str
@@ -74,8 +74,8 @@ class EnvironmentAgentLoop(AgentLoopBase):
         """Play a task.
 
         Args:
-            sampling_params: of verl.
-            extra_info: of the dataset row.
+            sampling_params: sampling parameters, as verl gives them.
+            extra_info: `extra_info` of the dataset row.
 
         Returns:
             One output per turn; the last one carries the score and, under `reward_extra_info`, the task, success

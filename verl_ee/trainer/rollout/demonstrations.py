@@ -23,7 +23,7 @@ def recorded(store: Path, path: Path, config: DictConfig, max_dropped: float) ->
     Args:
         store: file of the recording.
         path: file of the demonstrations.
-        config: of verl.
+        config: config of verl.
         max_dropped: share of the rows that may fail.
 
     Raises:
@@ -45,7 +45,7 @@ def check_demonstrations(config: EarlyExperienceConfig, given: Collection[Object
     """Refuse demonstrations that cannot be read, that no stage learns, or that another file replaces.
 
     Args:
-        config: of the job.
+        config: config of the job.
         given: objectives that `examples` has rows of.
 
     Raises:

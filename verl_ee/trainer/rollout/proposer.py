@@ -22,7 +22,7 @@ class Draw:
     """One of the responses that were sampled in a state.
 
     Attributes:
-        token_ids: of the response.
+        token_ids: token ids of the response.
         temperature: at which it was sampled.
         number: which draw of the state it is, from 0.
     """
@@ -51,8 +51,8 @@ class PolicyProposer:
         """Prepare to sample.
 
         Args:
-            sampler: of responses.
-            encoder: of prompts.
+            sampler: sampler of responses.
+            encoder: encoder of prompts.
             tokenizer: decodes responses.
             config: K, draws and temperatures.
             sampling: verl's sampling parameters besides the temperature.

@@ -34,7 +34,7 @@ class PlayedRow:
     """A demonstration that has been played.
 
     Attributes:
-        outputs: of the agent loop; empty if it failed.
+        outputs: outputs of the agent loop; empty if it failed.
         problem: why the row gives no example, or None.
     """
 
@@ -116,7 +116,7 @@ def record(path: Path, config: DictConfig, max_dropped: float) -> Recording:
 
     Args:
         path: Parquet file of verl dataset rows with a column `expert_responses`.
-        config: of verl: model, data, rollout.
+        config: config of verl: model, data, rollout.
         max_dropped: share of the rows that may fail; each is logged.
 
     Raises:

@@ -28,9 +28,9 @@ class RecordingClient(LLMServerClient):
         """Prepare to answer.
 
         Args:
-            config: of verl.
-            tokenizer: of the agent loop.
-            responses: of the expert, one per turn.
+            config: config of verl.
+            tokenizer: tokenizer of the agent loop.
+            responses: responses of the expert, one per turn.
             ends: tokens that end a response of the model.
         """
         super().__init__(config)

@@ -30,9 +30,9 @@ class Sampler:
         """Prepare to sample.
 
         Args:
-            client: of the rollout servers, which must be awake.
+            client: client of the rollout servers, which must be awake.
             addresses: host and port of servers that take batches; none: everything goes through the client.
-            max_tokens: of a response.
+            max_tokens: most tokens of a response.
         """
         self._client, self._addresses, self._max_tokens = client, addresses, max_tokens
 

@@ -34,7 +34,7 @@ def encoder_for(tokenizer: Tokenizer, hf_model_type: str | None, chat_template_k
     """Return the encoder of a job.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: tokenizer of the model.
         hf_model_type: `model_type` of the model's Hugging Face config; selects verl's token builder.
         chat_template_kwargs: `data.apply_chat_template_kwargs`.
 

@@ -31,8 +31,8 @@ class PolicyWriter:
         """Prepare to write.
 
         Args:
-            client: of the rollout servers, which must be awake.
-            encoder: of prompts.
+            client: client of the rollout servers, which must be awake.
+            encoder: encoder of prompts.
             tokenizer: decodes the responses.
             config: temperature and length.
             sampling: verl's sampling parameters besides these.
