@@ -14,6 +14,8 @@ CONSTRAINTS ?= constraints/cpu.txt
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export PATH := $(abspath $(BIN)):$(PATH)
 export HF_HUB_OFFLINE := 1
+# What `setup` installs are builds for the CPU.
+export VERL_PLATFORM := cpu
 
 .PHONY: help demo test test-all bench lint setup constraints clean
 

@@ -1,6 +1,7 @@
-# Settings that a verl job needs on a machine without an accelerator; source it, then pass "${CPU[@]}".
-# On a GPU leave it out: verl's defaults are made for one.
+# Settings that a verl job needs to run on a CPU; source it, then pass "${CPU[@]}". recipes/gpu.sh is its counterpart.
 # Environment: CPU_DTYPE (bfloat16, float32) of actor, reference and servers; unset, the processor decides.
+# Without it the plugin leaves verl as it is, also where there is no accelerator.
+export VERL_PLATFORM=cpu
 export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}   # GiB of KV cache
 export VLLM_CPU_OMP_THREADS_BIND=${VLLM_CPU_OMP_THREADS_BIND:-nobind}
 # With 1, vLLM's CPU build runs its workers in processes of their own, whatever executor is asked for: what
@@ -10,6 +11,8 @@ export RAY_worker_niceness=0 RAY_USAGE_STATS_ENABLED=0 RAY_ACCEL_ENV_VAR_OVERRID
 # Ray gives its workers one thread each, and a niceness that starves them beside any other process.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 CPU=(
+  # A Ray that was started before the job does not inherit this shell's environment.
+  +ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM=cpu
   trainer.device=cpu trainer.n_gpus_per_node=1 trainer.nnodes=1
   ray_kwargs.ray_init.num_cpus=16 +ray_kwargs.ray_init.num_gpus=1 +ray_kwargs.ray_init.include_dashboard=False
   actor_rollout_ref.actor.strategy=fsdp2 actor_rollout_ref.ref.strategy=fsdp2

@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# Before anything imports verl: tests run on the CPU, also on a machine with GPUs. Those of tests/gpu take it away.
+os.environ["VERL_PLATFORM"] = "cpu"
+
 import pytest
 from support.actor_rows import Rows, household_rows
 from support.jobs import ROOT, Job, run_recipe

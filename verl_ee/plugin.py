@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from types import ModuleType
 
-import verl_ee.trainer.cpu  # noqa: F401  (registers the CPU platform where there is no accelerator)
+import verl_ee.trainer.cpu  # noqa: F401  (registers the CPU platform in a job that asks for it)
 from verl_ee.trainer.import_hooks import after_import
 
 FLAG = "VERL_EE"

@@ -1,16 +1,22 @@
-"""Installed but not asked for, the plugin changes nothing that the CPU platform does not change by itself."""
+"""Installed but not asked for, the plugin changes nothing: not where there is a GPU, and not where there is none."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from verl_ee.trainer.cpu import HURDLES, active
+from verl_ee.trainer.cpu import HURDLES
 
 WALK = """
 import importlib, json, os, sys, types, warnings
@@ -70,57 +76,108 @@ def _plain(value):
 with hydra.initialize_config_module("verl.trainer.config", version_base=None):
     config = OmegaConf.to_yaml(hydra.compose("ppo_trainer"))
 result = {"driver": walk(), "config": config}
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+address = os.environ.get("STARTED_BEFORE", "local")
+names = ("PYTHONPATH", "VERL_USE_EXTERNAL_PLUGINS", "VERL_PLATFORM")
+variables = {key: os.environ[key] for key in names if key in os.environ}
+size = {"num_cpus": 1, "include_dashboard": False} if address == "local" else {}
+ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=False, **size)
 result["worker"] = ray.get(ray.remote(walk).remote())
 ray.shutdown()
 json.dump(result, open(sys.argv[1], "w"))
 """
+Walks = dict[str, dict]
 
 
-def _walk(plugins: str, path: str) -> dict[str, object]:
+def _walk(folder: Path, name: str, plugins: str, **environment: str) -> dict:
+    """Return what a process and a worker of Ray see of verl, vLLM and torch."""
     # Without the platform, verl does not find the CPU build of vLLM under the name that it looks for.
-    named = Path(path).parent / "named/vllm-0.29.0+cpu.dist-info"
+    named = folder / "named/vllm-0.29.0+cpu.dist-info"
     named.mkdir(parents=True, exist_ok=True)
     (named / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.29.0+cpu\n")
     env = os.environ | {
         "VERL_USE_EXTERNAL_PLUGINS": plugins,
         "PYTHONPATH": str(named.parent),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
-    done = subprocess.run([sys.executable, "-c", WALK, path], env=env, capture_output=True, text=True, timeout=300)
+    del env["VERL_PLATFORM"]
+    command = [sys.executable, "-c", WALK, str(folder / name)]
+    done = subprocess.run(command, env=env | environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    with open(path) as file:
-        return json.load(file)
+    return json.loads((folder / name).read_text())
 
 
 @pytest.fixture(scope="module")
-def walks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+def driver_tools(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A search path on which a stand-in of nvidia-smi lists a GPU."""
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0)'\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.fixture(scope="module")
+def older_cluster() -> Iterator[str]:
+    """The address of a Ray that was started without any of a job's variables."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("VERL_")}
+    env["RAY_AUTH_MODE"] = "disabled"
+    ray_command = str(Path(sys.executable).parent / "ray")
+    # In a folder of its own, so that no other job connects to it by itself; its sockets need a short path.
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    start = [ray_command, "start", "--head", "--port=0", "--num-cpus=2", "--include-dashboard=false"]
+    start.append(f"--temp-dir={folder}")
+    done = subprocess.run(start, env=env, capture_output=True, text=True, timeout=120)
+    found = re.search(r"--address='([\d.]+:\d+)'", done.stdout)
+    assert found, done.stdout + done.stderr
+    yield found.group(1)
+    # `ray stop` would end every Ray of this machine.
+    for process in psutil.process_iter(["cmdline"]):
+        if folder in " ".join(process.info["cmdline"] or ()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory: pytest.TempPathFactory, driver_tools: str, older_cluster: str) -> Walks:
     folder = tmp_path_factory.mktemp("walks")
-    return {plugins: _walk(plugins, str(folder / plugins)) for plugins in ("verl_ee", "verl_ee_cpu", "none")}
+    older = {"STARTED_BEFORE": older_cluster}
+    return {
+        # A name that no plugin has: verl looks for plugins as it always does.
+        "stock": _walk(folder, "stock", "nobodys_plugin"),
+        "installed": _walk(folder, "installed", "auto"),
+        "installed, driver": _walk(folder, "installed, driver", "auto", PATH=driver_tools),
+        "installed, older cluster": _walk(folder, "installed, older cluster", "auto", **older),
+        "asked for": _walk(folder, "asked for", "verl_ee_cpu", VERL_PLATFORM="cpu", **older),
+    }
 
 
-def test_configuration_is_equal(walks: dict[str, dict]) -> None:
-    assert walks["verl_ee"]["config"] == walks["verl_ee_cpu"]["config"] == walks["none"]["config"]
+UNASKED = ("installed", "installed, driver", "installed, older cluster")
+
+
+@pytest.mark.parametrize("ours", UNASKED)
+def test_configuration_is_verls(walks: Walks, ours: str) -> None:
+    assert walks[ours]["config"] == walks["stock"]["config"]
 
 
 @pytest.mark.parametrize("process", ["driver", "worker"])
-def test_registries_are_equal(walks: dict[str, dict], process: str) -> None:
-    assert walks["verl_ee"][process]["registries"] == walks["verl_ee_cpu"][process]["registries"]
+@pytest.mark.parametrize("ours", UNASKED)
+def test_no_registry_entry_is_ours(walks: Walks, ours: str, process: str) -> None:
+    assert walks[ours][process]["registries"] == walks["stock"][process]["registries"]
 
 
 @pytest.mark.parametrize("process", ["driver", "worker"])
-def test_no_attribute_is_replaced(walks: dict[str, dict], process: str) -> None:
-    ours, platform = (walks[name][process]["attributes"] for name in ("verl_ee", "verl_ee_cpu"))
-    assert len(ours) > 10_000
-    assert ours == platform
+@pytest.mark.parametrize("ours", UNASKED)
+def test_no_attribute_is_replaced(walks: Walks, ours: str, process: str) -> None:
+    attributes = walks[ours][process]["attributes"]
+    assert len(attributes) > 10_000
+    assert attributes == walks["stock"][process]["attributes"]
 
 
 @pytest.mark.parametrize("process", ["driver", "worker"])
-def test_the_cpu_platform_replaces_what_it_lists(walks: dict[str, dict], process: str) -> None:
-    if not active():
-        pytest.skip("this machine has an accelerator")
-    platform, stock = (walks[name][process]["attributes"] for name in ("verl_ee_cpu", "none"))
+def test_the_cpu_platform_replaces_what_it_lists(walks: Walks, process: str) -> None:
+    platform, stock = (walks[name][process]["attributes"] for name in ("asked for", "stock"))
     listed = {name for hurdle in HURDLES for name in hurdle.replaces}
     changed = {key for key in platform.keys() & stock.keys() if platform[key] != stock[key]}
     # A name that another module imported from the module that is listed.

@@ -15,6 +15,8 @@ from verl_ee.errors import EarlyExperienceError
 from verl_ee.experience.expert_files import write_experts
 from verl_ee.trainer.job_check import check_job
 
+CPU = ("trainer.device=cpu", "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM=cpu")
+"""What a job on the CPU says besides the environment variable."""
 MODEL = ROOT / "examples/tiny_base/model"
 
 
@@ -30,6 +32,7 @@ def good_job(folder: Path) -> list[str]:
         "algorithm.adv_estimator=grpo",
         f"trainer.default_local_dir={folder}/run",
         f"hydra.run.dir={folder}/hydra",
+        *CPU,
     ]
 
 

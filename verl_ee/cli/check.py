@@ -19,11 +19,17 @@ if TYPE_CHECKING:
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser("check", help="show versions, what is registered, and every name of verl relied on")
+    parser.add_argument("--gpus", action="store_true", help="print the number of GPUs that torch can use, and no more")
     parser.set_defaults(run=_check)
 
 
-def _check(_: argparse.Namespace) -> int:
+def _check(arguments: argparse.Namespace) -> int:
     _silence_imports()
+    if arguments.gpus:
+        from verl_ee.trainer.accelerator import usable_gpus
+
+        print(usable_gpus())
+        return 0
     import hydra  # noqa: F401
 
     # verl hides a plugin that fails to load; imported by name, it shows why.
@@ -39,8 +45,11 @@ def _check(_: argparse.Namespace) -> int:
     conflicts = upstream.conflicts()
     for package in conflicts:
         print(f"conflict {package} breaks transformers next to a CPU torch. Run: pip uninstall -y {package}")
+    machine = upstream.machine_problems()
+    for problem in machine:
+        print(f"machine  {problem}")
     missing = any("missing" in names for names in registered.values())
-    count = sum(1 for problem in problems.values() if problem) + len(conflicts) + missing
+    count = sum(1 for problem in problems.values() if problem) + len(conflicts) + len(machine) + missing
     print(f"\n{f'{count} problems' if count else 'ok'}")
     return int(count > 0)
 

@@ -32,6 +32,7 @@ from verl_ee.objectives.row_files import read_rows
 from verl_ee.objectives.targets import target_builder
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import HAND_OVER
+from verl_ee.trainer.accelerator import check_accelerator
 from verl_ee.trainer.actor.reference import anchor_of, check_dtypes, check_meshes
 from verl_ee.trainer.checkpoints import check_actor, resumed_from
 from verl_ee.trainer.cpu import active
@@ -54,6 +55,7 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
     """
     early = early_experience_of(config)
     _check_verl(config)
+    check_accelerator(config)
     check_model(config.actor_rollout_ref.model)
     given = check_examples(early)
     check_demonstrations(early, given)

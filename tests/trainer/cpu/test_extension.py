@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from verl_ee.errors import UpstreamError
-from verl_ee.trainer.cpu import active, extension
-
-pytestmark = pytest.mark.skipif(not active(), reason="this machine has an accelerator")
+from verl_ee.trainer.cpu import extension
 
 
 @pytest.mark.parametrize(

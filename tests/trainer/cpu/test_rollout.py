@@ -10,9 +10,7 @@ import ray
 import zmq
 
 from verl_ee.errors import UpstreamError
-from verl_ee.trainer.cpu import active, rollout
-
-pytestmark = pytest.mark.skipif(not active(), reason="this machine has an accelerator")
+from verl_ee.trainer.cpu import rollout
 
 
 @pytest.fixture(scope="module")

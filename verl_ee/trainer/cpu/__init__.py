@@ -1,14 +1,14 @@
 """Hurdles of verl 0.9 on a machine without an accelerator, and a function that clears each.
 
-Importing this module is the `verl_ee_cpu` plugin: with `VERL_USE_EXTERNAL_PLUGINS=verl_ee_cpu`, stock verl trains with
-FSDP2 over gloo and rolls out with vLLM's CPU build. On a machine with an accelerator it does nothing.
+Importing this module is the `verl_ee_cpu` plugin: with `VERL_PLATFORM=cpu`, stock verl trains with FSDP2 over gloo and
+rolls out with vLLM's CPU build. Without that variable it does nothing, whether there is an accelerator or not: a
+process that sees none may be the head node of a cluster that has them.
 """
 
 from __future__ import annotations
 
 import os
 
-import torch
 from verl.plugin.platform import PlatformRegistry
 
 from verl_ee.trainer.cpu import distributed, engine, metadata, platform, rollout
@@ -69,32 +69,20 @@ HURDLES: tuple[Hurdle, ...] = (
 )
 
 
+VARIABLE = "VERL_PLATFORM"
+"""verl's environment variable that names a platform."""
+
+
 def active() -> bool:
-    """Return whether this process runs on a machine without an accelerator (or was told so by VERL_PLATFORM)."""
-    named = os.environ.get("VERL_PLATFORM", "").strip().lower()
-    if named:
-        return named == "cpu"
-    if torch.cuda.is_available():
-        return False
-    others = [name for name in PlatformRegistry.registered_names() if name != "cpu"]
-    return not any(_available(name) for name in others)
+    """Return whether this process was told to do without an accelerator, with `VERL_PLATFORM=cpu`."""
+    return os.environ.get(VARIABLE, "").strip().lower() == "cpu"
 
 
 def register() -> None:
-    """Clear every hurdle, once per process, if this machine has no accelerator."""
-    if PlatformRegistry.get("cpu") is platform.CpuPlatform or not active():
-        return
-    for hurdle in HURDLES:
-        hurdle.clear()
-
-
-def _available(name: str) -> bool:
-    cls = PlatformRegistry.get(name)
-    try:
-        # A CPU-only Ray actor on a GPU node sees no device; verl's own detection asks the driver tools then.
-        return cls is not None and cls().is_platform_available(use_smi_check=True)
-    except Exception:  # a platform whose libraries are missing is not available
-        return False
+    """Clear every hurdle, once per process, if the CPU platform is asked for."""
+    if active() and PlatformRegistry.get("cpu") is not platform.CpuPlatform:
+        for hurdle in HURDLES:
+            hurdle.clear()
 
 
 register()

@@ -54,7 +54,9 @@ def registered() -> dict[str, str]:
 
     stored = (name.removesuffix(".yaml") for name in ConfigStore.instance().repo.get(ROOT, {}))
     flags = [name for name in stored if name != "flag"]
-    hurdles = ", ".join(hurdle.clear.__name__ for hurdle in HURDLES) if active() else "none (an accelerator is present)"
+    hurdles = (
+        ", ".join(hurdle.clear.__name__ for hurdle in HURDLES) if active() else "none (VERL_PLATFORM=cpu is not set)"
+    )
     return {
         "flag +early_experience=": ", ".join(sorted(flags)) or "missing: the plugin verl_ee was not loaded",
         "verl platforms": ", ".join(PlatformRegistry.registered_names()),
