@@ -32,6 +32,7 @@ from verl_ee.objectives.row_files import PARQUET
 from verl_ee.objectives.rows import imitation_rows, row_to_json, rows_from_json
 from verl_ee.objectives.schedule import batches
 from verl_ee.run.folder import RunFolder
+from verl_ee.trainer.actor.micro_batches import BatchLimits
 from verl_ee.trainer.mid_training import MidTraining
 from verl_ee.trainer.rollout.tokens import encoder_for
 from verl_ee.trainer.stage_log import StageLog
@@ -163,7 +164,7 @@ def _ours(folder: Path) -> None:
     examples = _examples(folder)
     print(f"encoded in {time.perf_counter() - began:.3f} s")
     log = StageLog(Tracking("bench", "midtrain", ["console"]), folder / "ours/metrics.jsonl")
-    training = MidTraining(group, RunFolder(folder / "ours"), log, 0, BATCH, 0)
+    training = MidTraining(group, RunFolder(folder / "ours"), log, 0, BatchLimits(1, BATCH, None, pads=True), 0)
     training.run("imitation", stage(), examples, len(examples) // BATCH, None, False)
 
 

@@ -11,8 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from verl_ee.trainer.actor.micro_batches import BatchLimits
+
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "examples" / "tiny_base" / "model"
+PAIRS = BatchLimits(1, 2, None, True)
+"""One worker that pads, in micro-batches of two rows."""
 
 
 def run(
@@ -120,7 +124,7 @@ def _gradients(actor: Any) -> dict[str, Any]:
 def supervised_gradients(
     cases: dict[Any, tuple[list[tuple[list[int], list[int], str]], int | None]], remove_padding: bool
 ) -> Any:
-    """Send each case as one mini-batch through `update_actor`, from the same weights: loss metrics and gradients.
+    """Send each case as one mini-batch through `update_supervised`, from the same weights: loss metrics and gradients.
 
     A case is its rows and the rows of a micro-batch, or None for micro-batches of 400 tokens.
     """
@@ -137,12 +141,12 @@ def supervised_gradients(
     results = {}
     for case, (rows, micro) in cases.items():
         examples = [Example(tuple(prompt), tuple(target), name) for prompt, target, name in rows]
-        batch = local_share(to_batch(examples, int(os.environ["WORLD_SIZE"]) * (micro or 1), 0))
-        tu.assign_non_tensor(
-            batch, micro_batch_size_per_gpu=micro or 1, use_dynamic_bsz=micro is None, max_token_len_per_gpu=400
-        )
+        workers, tokens = int(os.environ["WORLD_SIZE"]), 400 if micro is None else None
+        batch = local_share(to_batch(examples, BatchLimits(workers, micro, tokens, not remove_padding), 0))
+        if micro is None and remove_padding:
+            tu.assign_non_tensor(batch, use_dynamic_bsz=True, max_token_len_per_gpu=400)
         gradients.clear()
-        metrics = tu.get(actor.update_actor(batch), "metrics")
+        metrics = tu.get(actor.update_supervised(batch), "metrics")
         results[case] = {
             "gradients": dict(gradients),
             "loss": metrics["loss"][0],
@@ -163,7 +167,7 @@ def supervised_stage(batches: list[list[tuple[list[int], list[int], str]]], stag
     steps = []
     for rows in batches:
         examples = [Example(tuple(prompt), tuple(target), name) for prompt, target, name in rows]
-        metrics = tu.get(actor.update_actor(to_batch(examples, 2, 0)), "metrics")
+        metrics = tu.get(actor.update_supervised(to_batch(examples, PAIRS, 0)), "metrics")
         steps.append({"loss": metrics["loss"][0], "lr": metrics["lr"][0]})
     return steps
 
@@ -235,7 +239,7 @@ def hand_over(rows: list[tuple[list[int], list[int], str]], into: str) -> Any:
     rates, losses = [], []
     for _ in range(4):
         rates.append(actor.actor.engine.optimizer.param_groups[0]["lr"])
-        metrics = tu.get(actor.update_actor(to_batch(examples, 2, 0)), "metrics")
+        metrics = tu.get(actor.update_supervised(to_batch(examples, PAIRS, 0)), "metrics")
         losses.append(sums_of(metrics)["sums/imitation/nll"])
     before = training_state(actor)
     actor.hand_over(True)

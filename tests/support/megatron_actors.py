@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def worker(tp: int, pp: int, packed: bool, dtype: str = "float32") -> Any:
 
 
 def step(actor: Any, rows: list[Row]) -> dict[str, Any] | None:
-    """Send one mini-batch through `update_actor`: loss, gradient norm, means per objective; None without outputs."""
+    """Take a supervised step on one mini-batch: loss, gradient norm, means per objective; None without outputs."""
     from verl.utils import tensordict_utils as tu
 
     from verl_ee.objectives.examples import Example
@@ -62,7 +63,8 @@ def step(actor: Any, rows: list[Row]) -> dict[str, Any] | None:
     from verl_ee.trainer.actor.batch import sums_of, to_batch
 
     examples = [Example(tuple(prompt), tuple(target), name) for prompt, target, name in rows]
-    output = actor.update_actor(to_batch(examples, 2, 0))
+    limits = replace(actors.PAIRS, pads=not actor.config.model.use_remove_padding)
+    output = actor.update_supervised(to_batch(examples, limits, 0))
     if output is None:
         return None
     metrics = tu.get(output, "metrics")

@@ -6,10 +6,13 @@ import os
 import pickle
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from support.actors import local_share, worker
+import torch
+from support.actors import PAIRS, local_share, worker
+from support.offloading import Offloading
 from support.training_states import training_state
 
 Rows = list[tuple[list[int], list[int], str]]
@@ -26,9 +29,9 @@ class Group:
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments: [getattr(self.member, name)(*arguments)]
 
-    def update_actor(self, batch: Any) -> Any:
+    def update_supervised(self, batch: Any) -> Any:
         self.updates += 1
-        return self.member.update_actor(batch)
+        return self.member.update_supervised(batch)
 
     def save_stage(self, path: str, step: int) -> None:
         self.member.save_stage(path, step)
@@ -61,18 +64,23 @@ def mid_train(
     die_at: tuple[str, int] | None = None,
     die_after_save: tuple[str, int] | None = None,
     overrides: tuple[str, ...] = (),
+    offloads: bool = False,
 ) -> Any:
-    """World model, then imitation, in a folder that may hold a part of it: the training state, and updates done."""
+    """World model, then imitation, in a folder that may hold a part of it: the training state, and updates done.
+
+    With `offloads`, weights and moments are away between the steps; every move of them is returned too.
+    """
     from verl_ee.config import StageConfig
     from verl_ee.run.folder import RunFolder
     from verl_ee.trainer.mid_training import MidTraining
     from verl_ee.trainer.stage_log import StageLog
 
     group = Group(worker(overrides=overrides), die_after_save)
+    offloading = Offloading(group.member.actor.engine) if offloads else None
     folder = RunFolder(Path(into))
     trained = sum(item.step for item in folder.trained().values())
     log = StageLog(Silent(die_at), folder.metrics_path, trained)
-    training = MidTraining(group, folder, log, save_freq, 2, 0)
+    training = MidTraining(group, folder, log, save_freq, PAIRS, 0)
     before = None
     for name in ("world_model", "imitation"):
         if name not in folder.finished():
@@ -80,21 +88,29 @@ def mid_train(
             training.run(name, stage, _examples(rows, name), 6, before, False)
             folder.finish(name)
         before = name
-    return {"state": training_state(group.member), "updates": group.updates}
+    moves = [] if offloading is None else list(offloading.moves)
+    with group.member._offload.weights():
+        return {"state": training_state(group.member), "updates": group.updates, "moves": moves}
 
 
-def anchored(rows: Rows, into: str, resume: bool = False, overrides: tuple[str, ...] = ()) -> Any:
+def anchored(
+    rows: Rows, into: str, resume: bool = False, overrides: tuple[str, ...] = (), offloads: bool = False
+) -> Any:
     """Gap between policy and reference: at hand-over against base and anchor, after two GRPO saves, after a resume."""
     from verl_ee.config import StageConfig
     from verl_ee.trainer.actor.batch import to_batch
 
+    # A new adapter is drawn.
+    torch.manual_seed(0)
     member = worker(overrides=overrides)
     adapter = any("lora_rank" in item for item in overrides)
     reference = member if adapter else _reference(overrides)
+    if offloads:
+        Offloading(member.actor.engine)
 
     def batch() -> Any:
         # verl takes settings out of a batch that it has trained on.
-        return to_batch(_examples(rows, "imitation"), 2, 0)
+        return to_batch(_examples(rows, "imitation"), PAIRS, 0)
 
     def log_probs(of_reference: bool) -> Any:
         return _log_probs(member, reference, batch(), of_reference, adapter)
@@ -103,11 +119,13 @@ def anchored(rows: Rows, into: str, resume: bool = False, overrides: tuple[str, 
     if resume:
         reference.anchor_adapter(paths[0]) if adapter else reference.anchor_reference(paths[0])
         member.load_checkpoint(paths[2])
-        return {"reference": log_probs(True), "policy": log_probs(False), "state": training_state(member)}
+        with member._offload.weights():
+            state = training_state(member)
+        return {"reference": log_probs(True), "policy": log_probs(False), "state": state}
     stage = StageConfig(objectives=("imitation",), epochs=1, lr=5e-3, batch_size=5, schedule="constant")
     member.begin_stage(stage, 3)
     for _ in range(3):
-        member.update_actor(batch())
+        member.update_supervised(batch())
     base = log_probs(True)
     member.hand_over()
     member.save_checkpoint(paths[0], None, 0, 1)
@@ -116,9 +134,11 @@ def anchored(rows: Rows, into: str, resume: bool = False, overrides: tuple[str, 
     result = {"base": base, "policy": log_probs(False), "reference": log_probs(True)}
     member.begin_stage(stage, 2)
     for step in (1, 2):
-        member.update_actor(batch())
+        member.update_supervised(batch())
         member.save_checkpoint(paths[step], None, step, 1)
-    result |= {"later": log_probs(True), "moved": log_probs(False), "state": training_state(member)}
+    result |= {"later": log_probs(True), "moved": log_probs(False), "fingerprint": member.policy_fingerprint()}
+    with member._offload.weights():
+        result["state"] = training_state(member)
     result["names"] = sorted(member.actor.engine.module.state_dict())
     result["kept"] = [Path(path).exists() for path in paths]
     return result
@@ -131,10 +151,11 @@ def backbone(rows: Rows, into: str, overrides: tuple[str, ...]) -> Any:
 
     stage = StageConfig(objectives=("imitation",), epochs=1, lr=5e-3, batch_size=5, warmup_ratio=0.5)
     examples = _examples(rows, "imitation")
+    limits = replace(PAIRS, workers=int(os.environ["WORLD_SIZE"]))
 
     def train(member: Any, steps: int) -> None:
         for _ in range(steps):
-            member.update_actor(local_share(to_batch(examples, 2 * int(os.environ["WORLD_SIZE"]), 0)))
+            member.update_supervised(local_share(to_batch(examples, limits, 0)))
 
     first = worker(overrides=overrides)
     first.begin_stage(stage, 6)
@@ -149,7 +170,7 @@ def backbone(rows: Rows, into: str, overrides: tuple[str, ...]) -> Any:
     second.hand_over()
     second.save_checkpoint(f"{into}/global_step_0/actor", None, 0, None)
     reference = _reference(overrides)
-    batches = [local_share(to_batch(examples, 2 * int(os.environ["WORLD_SIZE"]), 0)) for _ in range(3)]
+    batches = [local_share(to_batch(examples, limits, 0)) for _ in range(3)]
     base = _log_probs(second, reference, batches[0], True, False)
     fingerprints = second.policy_fingerprint(), reference.anchor_reference(f"{into}/global_step_0/actor")
     policy = _log_probs(second, reference, batches[1], False, False)

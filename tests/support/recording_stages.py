@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from support.actors import PAIRS
 from support.jobs import ROOT
 from transformers import AutoTokenizer
 
@@ -23,7 +24,7 @@ from verl_ee.trainer.stages import StageRunner
 
 SUMS = {f"sums/{name}/{key}": [1.0] for name in ("world_model", "imitation") for key in ("nll", "tokens")}
 RESULTS = {
-    "update_actor": {"metrics": {**SUMS, "grad_norm": [1.0]}},
+    "update_supervised": {"metrics": {**SUMS, "grad_norm": [1.0]}},
     "checkpoint_bytes": [1],
     "policy_fingerprint": ["hash"],
 }
@@ -76,7 +77,7 @@ def recorded_stages(
         folder,
         summary,
         DataPreparation(config, early, folder, summary, tokenizer, encoder, nothing, nothing, evaluation.begin),
-        training or MidTraining(workers, folder, log, early.save_freq, 1, tokenizer.pad_token_id or 0),
+        training or MidTraining(workers, folder, log, early.save_freq, PAIRS, tokenizer.pad_token_id or 0),
         evaluation,
         workers,
         CallRecorder(calls),  # type: ignore[arg-type]

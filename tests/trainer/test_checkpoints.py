@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from support.actors import PAIRS
 from support.jobs import ROOT
 
 from verl_ee.errors import EarlyExperienceError
@@ -121,7 +122,7 @@ def test_a_disk_that_runs_full_leaves_the_checkpoint_before(tmp_path: Path) -> N
     before = folder.checkpoint("imitation", 2)
     before.mkdir(parents=True)
     folder.reach("imitation", StageProgress(2, 6, "hash"))
-    training = MidTraining(Full(), folder, None, 0, 1, 0)  # type: ignore[arg-type]
+    training = MidTraining(Full(), folder, None, 0, PAIRS, 0)  # type: ignore[arg-type]
     message = refusal(lambda: training._save("imitation", StageProgress(4, 6, "hash")))
     assert "early_experience/imitation/global_step_4/actor failed: OSError: [Errno 28] No space left" in message
     assert "The checkpoint before it is unharmed" in message

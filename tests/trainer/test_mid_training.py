@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support import actors, mid_training_runs
+from support.actors import PAIRS
 
 from verl_ee.errors import StageError
 from verl_ee.run.folder import RunFolder
@@ -100,7 +101,7 @@ def test_a_checkpoint_of_a_stage_merges_into_a_hugging_face_model(
 def test_other_examples_are_refused_and_trained_again_by_force(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.reach("imitation", StageProgress(2, 6, "others"))
-    training = MidTraining(None, folder, None, 0, 1, 0)  # type: ignore[arg-type]
+    training = MidTraining(None, folder, None, 0, PAIRS, 0)  # type: ignore[arg-type]
     with pytest.raises(StageError, match=r"'imitation' was trained for 2 of 6 steps on other examples.*resume=force"):
         training.run("imitation", None, [], 6, None, False)  # type: ignore[arg-type]
     assert training._progress("imitation", StageProgress(0, 6, digest_of([])), True).step == 0

@@ -58,8 +58,8 @@ def test_servers_sleep_while_training_and_wake_with_new_weights(calls: list[str]
     merged = [name for index, name in enumerate(ordered) if index == 0 or ordered[index - 1] != name]
     assert merged == [
         "collect",
-        *("sleep_replicas", "begin_stage", "update_actor", "save_stage", "update_weights", "validate"),
-        *("sleep_replicas", "begin_stage", "update_actor", "save_stage"),
+        *("sleep_replicas", "begin_stage", "update_supervised", "save_stage", "update_weights", "validate"),
+        *("sleep_replicas", "begin_stage", "update_supervised", "save_stage"),
         *("hand_over", "save 0", "exempt_from_rotation", "update_weights", "validate"),
     ]
 

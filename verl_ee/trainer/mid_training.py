@@ -19,6 +19,7 @@ from verl_ee.objectives.schedule import batches, learning_rate
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import StageProgress
 from verl_ee.trainer.actor.batch import numbers_in, sums_of, to_batch
+from verl_ee.trainer.actor.micro_batches import BatchLimits
 from verl_ee.trainer.checkpoints import TRACKER
 from verl_ee.trainer.protocols import ActorWorkers
 from verl_ee.trainer.stage_log import StageLog, trained_line
@@ -35,7 +36,13 @@ class MidTraining:
     """
 
     def __init__(
-        self, workers: ActorWorkers, folder: RunFolder, log: StageLog, save_freq: int, row_multiple: int, pad_token: int
+        self,
+        workers: ActorWorkers,
+        folder: RunFolder,
+        log: StageLog,
+        save_freq: int,
+        limits: BatchLimits,
+        pad_token: int,
     ) -> None:
         """Prepare to train.
 
@@ -44,11 +51,11 @@ class MidTraining:
             folder: folder of the run.
             log: log of the run.
             save_freq: steps between two checkpoints of a stage; 0 saves at its end alone.
-            row_multiple: rows of a batch are filled up to a multiple of this.
+            limits: workers and micro-batches that a batch is divided into.
             pad_token: id of the token of the padding.
         """
         self._workers, self._folder, self._log = workers, folder, log
-        self._save_freq, self._row_multiple, self._pad_token = save_freq, row_multiple, pad_token
+        self._save_freq, self._limits, self._pad_token = save_freq, limits, pad_token
         self._loaded_stage: str | None = None
 
     def run(
@@ -110,7 +117,7 @@ class MidTraining:
 
     def _step(self, batch: list[Example]) -> dict[str, float]:
         """Take one optimizer step, and return its metrics."""
-        metrics = self._workers.update_actor(to_batch(batch, self._row_multiple, self._pad_token))["metrics"]
+        metrics = self._workers.update_supervised(to_batch(batch, self._limits, self._pad_token))["metrics"]
         return mean_metrics(sums_of(metrics)) | {"grad_norm": numbers_in(metrics["grad_norm"])[0]}
 
     def _save(self, name: str, progress: StageProgress) -> None:

@@ -27,7 +27,7 @@ class SamplingParams(TypedDict, total=False):
 
 
 class ActorUpdate(TypedDict):
-    """The output of `update_actor`.
+    """The output of `update_supervised`.
 
     Attributes:
         metrics: by name; each over micro-batches and workers.
@@ -128,7 +128,7 @@ class ActorWorkers(Protocol):
     def begin_stage(self, stage: StageConfig, total_steps: int, /) -> object:
         """Start a supervised stage."""
 
-    def update_actor(self, data: TensorDict, /) -> ActorUpdate:
+    def update_supervised(self, data: TensorDict, /) -> ActorUpdate:
         """Take one optimizer step on a mini-batch."""
 
     def save_stage(self, path: str, step: int, /) -> object:

@@ -20,6 +20,7 @@ from verl_ee.run.folder import RunFolder
 from verl_ee.run.stage_result import BASE, GRPO
 from verl_ee.run.state import HAND_OVER
 from verl_ee.run.summary import RunSummary
+from verl_ee.trainer.actor.micro_batches import BatchLimits
 from verl_ee.trainer.actor.reference import Reference
 from verl_ee.trainer.actor.worker import EarlyExperienceWorker
 from verl_ee.trainer.checkpoints import kept_by_grpo, older_is_kept
@@ -119,7 +120,7 @@ class EarlyExperience(PPOTrainer):
             self.folder,
             self.summary,
             self._preparation(),
-            MidTraining(workers, self.folder, log, self.early.save_freq, self._row_multiple(), self._pad_token_id()),
+            MidTraining(workers, self.folder, log, self.early.save_freq, self._batch_limits(), self._pad_token_id()),
             self.evaluation,
             workers,
             self.checkpoint_manager,
@@ -147,14 +148,18 @@ class EarlyExperience(PPOTrainer):
         model_type = getattr(model_config, "model_type", None)
         return encoder_for(self.tokenizer, model_type, self.config.data.get("apply_chat_template_kwargs", {}))
 
-    def _row_multiple(self) -> int:
-        """Return a number of rows that all workers can share, each in whole micro-batches."""
+    def _batch_limits(self) -> BatchLimits:
         group = self.actor_rollout_wg
         if "actor" not in group._dispatch_info:
             group._dispatch_info["actor"] = group._query_dispatch_info("actor")
-        workers = max(group._dispatch_info["actor"]) + 1
-        actor = self.config.actor_rollout_ref.actor
-        return workers if actor.use_dynamic_bsz else workers * actor.ppo_micro_batch_size_per_gpu
+        actor, pads = self.config.actor_rollout_ref.actor, not self.config.actor_rollout_ref.model.use_remove_padding
+        by_tokens = actor.use_dynamic_bsz
+        return BatchLimits(
+            workers=max(group._dispatch_info["actor"]) + 1,
+            rows=None if by_tokens else actor.ppo_micro_batch_size_per_gpu,
+            tokens=actor.ppo_max_token_len_per_gpu if by_tokens else None,
+            pads=pads,
+        )
 
     def _pad_token_id(self) -> int:
         pad = self.tokenizer.pad_token_id

@@ -8,6 +8,7 @@ import torch
 from verl_ee.objectives.examples import Example
 from verl_ee.objectives.loss import loss_and_metrics
 from verl_ee.trainer.actor.batch import numbers_in, sums_of, to_batch
+from verl_ee.trainer.actor.micro_batches import BatchLimits
 
 
 def test_only_learned_tokens_count_in_the_loss() -> None:
@@ -17,13 +18,14 @@ def test_only_learned_tokens_count_in_the_loss() -> None:
         Example((1,), (2, 3), "imitation", weight=0.5),
         Example((9, 8), (7,), "world_model", learned=(True,)),
     ]
-    batch = to_batch(rows, 4, 0)
+    batch = to_batch(rows, BatchLimits(2, 2, None, pads=False), 0)
     masks = [row.tolist() for row in batch["loss_mask"].unbind()]
-    assert masks == [[0, 0, 0, 1, 0, 0, 1], [0, 1, 1], [0, 0, 1], [0] * 7]
+    # The longest first; the last worker gets a row of one token, which is not learned.
+    assert masks == [[0, 0, 0, 1, 0, 0, 1], [0], [0, 1, 1], [0, 0, 1]]
     generator = torch.Generator().manual_seed(3)
     log_probs = [-torch.rand(len(mask), generator=generator) for mask in masks]
     total, count = 0.0, 0
-    for example, mask, values in zip([*rows, rows[0]], masks, log_probs, strict=True):
+    for example, mask, values in zip([rows[0], rows[0], rows[1], rows[2]], masks, log_probs, strict=True):
         for position in range(1, len(mask)):
             if mask[position]:
                 total -= example.weight * float(values[position - 1])

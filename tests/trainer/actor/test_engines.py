@@ -16,8 +16,10 @@ from verl_ee.trainer.actor.engines import (
     is_megatron,
     load_parts,
     local_parameters,
+    shows_logits,
     vocabulary_group_of,
 )
+from verl_ee.trainer.actor.offload import Offload
 
 
 class Manager(SimpleNamespace):
@@ -36,6 +38,7 @@ class Engine(SimpleNamespace):
         module = torch.nn.Linear(4, 2)
         module.bias.requires_grad_(False)
         super().__init__(engine_config=SimpleNamespace(strategy=strategy), module=module, **{name: manager})
+        self.is_param_offload_enabled = self.is_optimizer_offload_enabled = False
         self.manager, self.loaded = manager, []
 
     def load_checkpoint(self, path: str, del_local_after_load: bool) -> None:
@@ -71,7 +74,7 @@ def test_weights_that_megatron_loads_alone_reach_its_optimizer(
     engine: Any = Engine(strategy)
     calls: list[str] = []
     engine.optimizer = SimpleNamespace(reload_model_params=lambda: calls.append("reload"))
-    load_parts(engine, "folder", contents)
+    load_parts(Offload(engine), "folder", contents)
     assert engine.loaded == [("folder", contents, False)]
     assert len(calls) == reloads
 
@@ -81,6 +84,15 @@ def test_a_checkpoint_has_two_moments_of_each_weight_that_is_trained() -> None:
     assert list(local_parameters(engine)) == ["weight", "bias"]
     assert checkpoint_bytes(engine) == 4 * (3 * 8 + 2)
     assert vocabulary_group_of(engine) is None
+
+
+@pytest.mark.parametrize("refusing", ["pad_to_length", "dynamic_context_parallel", "use_fused_kernels"])
+def test_logits_are_asked_for_where_verl_shows_them(refusing: str) -> None:
+    engine: Any = Engine("megatron")
+    engine.engine_config.use_fused_kernels = False
+    assert shows_logits(engine)
+    setattr(engine.engine_config, refusing, True)
+    assert not shows_logits(engine)
 
 
 @pytest.mark.parametrize(

@@ -12,26 +12,27 @@ from verl.utils.dataset.dataset_utils import DatasetPadMode
 
 from verl_ee.objectives.examples import Example
 from verl_ee.objectives.loss import OBJECTIVES
+from verl_ee.trainer.actor.micro_batches import BatchLimits, layout_of
 from verl_ee.trainer.protocols import Numbers
 
 
-def to_batch(examples: Sequence[Example], multiple: int, pad_token_id: int) -> TensorDict:
+def to_batch(examples: Sequence[Example], limits: BatchLimits, pad_token_id: int) -> TensorDict:
     """Return one mini-batch for one optimizer step.
 
     Args:
         examples: at least one.
-        multiple: the number of rows is filled up to a multiple of this, with rows of which nothing is learned.
+        limits: workers and micro-batches; rows that fill up have one token, of which nothing is learned.
         pad_token_id: token of the padding where the engine does not remove it.
 
     Returns:
         Nested `input_ids`, `position_ids`, `loss_mask` (rows, tokens); `example_weight`, `objective` (rows,); and the
         settings with which one call is one optimizer step.
     """
-    rows = list(examples) + [examples[0]] * (-len(examples) % multiple)
+    layout = layout_of([len(example) for example in examples], limits)
+    filler = Example((pad_token_id,), (), examples[0].objective)
+    rows = [filler if index is None else examples[index] for index in layout.order]
     tokens = [torch.tensor(row.prompt + row.target) for row in rows]
     masks = [torch.tensor(_mask(row)) for row in rows]
-    for mask in masks[len(examples) :]:
-        mask.zero_()
     batch = TensorDict(
         {
             "input_ids": _nested(tokens),
@@ -53,10 +54,10 @@ def to_batch(examples: Sequence[Example], multiple: int, pad_token_id: int) -> T
         seed=0,
         dataloader_kwargs={"shuffle": False},
         calculate_entropy=False,
-        # Lets the loss see the logits once, for token accuracy; nothing is distilled.
-        distillation_use_topk=True,
         distillation_only=False,
     )
+    if layout.rows is not None:
+        tu.assign_non_tensor(batch, use_dynamic_bsz=False, micro_batch_size_per_gpu=layout.rows)
     return batch
 
 

@@ -17,10 +17,12 @@ class EngineConfig(Protocol):
     Attributes:
         strategy: `fsdp`, `fsdp2` or `megatron`.
         seed: seed of the random number generators.
+        use_fused_kernels: whether log-probabilities are computed without logits.
     """
 
     strategy: str
     seed: int
+    use_fused_kernels: bool
 
 
 class OptimizerConfig(Protocol):
@@ -103,6 +105,8 @@ class FsdpEngine(Protocol):
     Attributes:
         module: the model.
         lr_scheduler: torch's.
+        is_param_offload_enabled: whether weights and gradients are in the host's memory between steps.
+        is_optimizer_offload_enabled: whether moments are.
     """
 
     engine_config: EngineConfig
@@ -111,6 +115,11 @@ class FsdpEngine(Protocol):
     optimizer: torch.optim.Optimizer
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
     checkpoint_manager: CheckpointManager
+    is_param_offload_enabled: bool
+    is_optimizer_offload_enabled: bool
+
+    def to(self, device: str, model: bool, optimizer: bool, grad: bool) -> None:
+        """Move parts of the engine."""
 
     def load_checkpoint(self, local_path: str, *, del_local_after_load: bool) -> None:
         """Load the parts that the checkpoint manager names."""
@@ -126,6 +135,8 @@ class MegatronEngine(Protocol):
         checkpoint_mananager: its checkpoint manager, misspelt by verl.
         bridge: converter of its weights.
         vanilla_bridge: whether that is mbridge's.
+        is_param_offload_enabled: whether weights and gradients are in the host's memory between steps.
+        is_optimizer_offload_enabled: whether moments are.
     """
 
     engine_config: EngineConfig
@@ -136,12 +147,21 @@ class MegatronEngine(Protocol):
     checkpoint_mananager: CheckpointManager
     bridge: MegatronBridge
     vanilla_bridge: bool
+    is_param_offload_enabled: bool
+    is_optimizer_offload_enabled: bool
+    _distillation_use_topk_active: bool
+
+    def to(self, device: str, model: bool, optimizer: bool, grad: bool) -> None:
+        """Move parts of the engine."""
 
     def load_checkpoint(self, local_path: str, *, del_local_after_load: bool) -> None:
         """Load the parts that the checkpoint manager names."""
 
     def get_data_parallel_size(self) -> int:
         """Return over how many workers a batch is split."""
+
+    def optimizer_step(self) -> float:
+        """Take a step, and return the norm of the gradient."""
 
     def _build_lr_scheduler(self) -> MegatronSchedule: ...
 

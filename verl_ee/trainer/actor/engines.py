@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 from typing_extensions import TypeIs
 
 from verl_ee.trainer.actor.engine_protocols import CheckpointManager, Engine, FsdpEngine, MegatronEngine
+from verl_ee.trainer.actor.offload import Offload
 
 FULL_PRECISION_BYTES = 4
 
@@ -72,28 +74,32 @@ def checkpoint_contents(engine: Engine, contents: Sequence[str]) -> Iterator[Non
         manager.checkpoint_save_contents, manager.checkpoint_load_contents = before
 
 
-def load_parts(engine: Engine, path: str, contents: Sequence[str]) -> None:
+def load_parts(actor: Offload, path: str, contents: Sequence[str]) -> None:
     """Load parts of an actor checkpoint into an engine that trains.
 
     Args:
-        engine: engine of the actor.
+        actor: engine of the actor; nothing of it is on the device afterwards but what verl keeps there.
         path: folder of the actor checkpoint.
         contents: as `checkpoint_contents` has them.
     """
+    engine = actor.engine
     with checkpoint_contents(engine, contents):
         engine.load_checkpoint(path, del_local_after_load=False)
     if is_megatron(engine) and "optimizer" not in contents:
         # The optimizer would put the full-precision weights that it still has over the loaded ones.
-        engine.optimizer.reload_model_params()
+        with actor.loaded():
+            engine.optimizer.reload_model_params()
+    actor.release()
 
 
-def load_reference(engine: Engine, path: str) -> None:
+def load_reference(reference: Offload, path: str) -> None:
     """Load the weights of an actor checkpoint into a reference.
 
     Args:
-        engine: engine of the reference, built as the actor's.
+        reference: engine of the reference, built as the actor's.
         path: folder of the actor checkpoint.
     """
+    engine = reference.engine
     if not is_megatron(engine):
         # A reference has neither optimizer nor schedule, and the actor's random numbers are not its own.
         with checkpoint_contents(engine, ["model"]):
@@ -103,7 +109,8 @@ def load_reference(engine: Engine, path: str) -> None:
     from verl.utils.megatron_utils import get_hf_model_checkpoint_path
 
     load = engine.bridge.load_weights if engine.vanilla_bridge else engine.bridge.load_hf_weights
-    load(engine.module, get_hf_model_checkpoint_path(path))
+    with reference.weights():
+        load(engine.module, get_hf_model_checkpoint_path(path))
 
 
 def checkpoint_bytes(engine: Engine) -> int:
@@ -126,6 +133,36 @@ def _megatron_bytes(engine: MegatronEngine) -> int:
         value.numel() * (value.element_size() + 3 * FULL_PRECISION_BYTES * value.requires_grad) for value in parameters
     )
     return int(size // engine.get_data_parallel_size())
+
+
+def shows_logits(engine: Engine) -> bool:
+    """Return whether an engine shows the logits to the loss.
+
+    verl does so for top-k distillation, which it refuses beside `pad_to_length` and beside context parallelism that
+    follows the lengths of the rows. Fused kernels make no logits.
+    """
+    config = engine.engine_config
+    refusing = (getattr(config, name, False) for name in ("pad_to_length", "dynamic_context_parallel"))
+    return not (config.use_fused_kernels or any(refusing))
+
+
+def keep_cached_memory(engine: Engine) -> None:
+    """Let Megatron's optimizer steps keep the memory that torch has cached.
+
+    verl empties the cache before every step of a distillation, whose losses are large tensors; ours are not.
+    """
+    if is_megatron(engine):
+        vars(engine)["optimizer_step"] = partial(_step_with_cache, engine)
+
+
+def restore_optimizer_step(engine: Engine) -> None:
+    """Undo `keep_cached_memory`."""
+    vars(engine).pop("optimizer_step", None)
+
+
+def _step_with_cache(engine: MegatronEngine) -> float:
+    engine._distillation_use_topk_active = False
+    return type(engine).optimizer_step(engine)
 
 
 def vocabulary_group_of(engine: Engine) -> torch.distributed.ProcessGroup | None:

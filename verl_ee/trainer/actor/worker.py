@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from tensordict import TensorDict
@@ -16,18 +17,21 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl_ee.config import StageConfig
 from verl_ee.objectives.loss import SupervisedLoss
 from verl_ee.objectives.schedule import learning_rate
-from verl_ee.trainer.actor.engine_protocols import Engine
 from verl_ee.trainer.actor.engines import (
     checkpoint_bytes,
     checkpoint_contents,
     checkpoint_manager_of,
+    keep_cached_memory,
     load_parts,
     load_reference,
     local_parameters,
     local_part,
+    restore_optimizer_step,
     seed_engine,
+    shows_logits,
     vocabulary_group_of,
 )
+from verl_ee.trainer.actor.offload import Offload
 from verl_ee.trainer.actor.optimizer import reset_optimizer, restore_schedule, set_schedule
 
 EVERYTHING = ("model", "optimizer", "extra")
@@ -42,6 +46,10 @@ class EarlyExperienceWorker(ActorRolloutRefWorker):
 
     _anchor: Tensors | None = None
 
+    @cached_property
+    def _offload(self) -> Offload:
+        return Offload(self.actor.engine)
+
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def begin_stage(self, stage: StageConfig, total_steps: int) -> None:
         """Start a supervised stage: fresh optimizer state, the stage's schedule, seed and the supervised loss.
@@ -52,10 +60,25 @@ class EarlyExperienceWorker(ActorRolloutRefWorker):
         """
         engine = self.actor.engine
         seed_engine(engine, stage.seed, self.rank)
+        self._offload.load()
         reset_optimizer(engine)
         # verl steps the schedule once more after the last step of a stage.
         set_schedule(engine, lambda step: learning_rate(stage, min(step, total_steps - 1), total_steps))
         self.actor.set_loss_fn(SupervisedLoss(vocabulary_group_of(engine)))
+        keep_cached_memory(engine)
+
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
+    def update_supervised(self, data: TensorDict) -> TensorDict | None:
+        """Take one optimizer step of a stage, during which weights and moments stay on the device.
+
+        Args:
+            data: mini-batch of `to_batch`.
+        """
+        self._offload.load()
+        # Seen once, the logits give the token accuracy; nothing is distilled.
+        shown = shows_logits(self.actor.engine)
+        tu.assign_non_tensor(data, disable_auto_offload=True, distillation_use_topk=shown)
+        return self.update_actor(data)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def save_stage(self, path: str, step: int) -> None:
@@ -70,6 +93,14 @@ class EarlyExperienceWorker(ActorRolloutRefWorker):
         self.exempt_from_rotation(path)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def save_checkpoint(
+        self, local_path: str, hdfs_path: str | None = None, global_step: int = 0, max_ckpt_to_keep: int | None = None
+    ) -> None:
+        """Save as verl does; it leaves the weights in the host's memory, so the moments follow them."""
+        super().save_checkpoint(local_path, hdfs_path, global_step, max_ckpt_to_keep)
+        self._offload.release()
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def load_stage(self, path: str, contents: Sequence[str]) -> None:
         """Load parts of a checkpoint of `save_stage`.
 
@@ -77,7 +108,7 @@ class EarlyExperienceWorker(ActorRolloutRefWorker):
             path: folder of the actor checkpoint.
             contents: any of `model`, `optimizer` and `extra`; the schedule is in one of the latter.
         """
-        load_parts(self.actor.engine, path, contents)
+        load_parts(self._offload, path, contents)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def hand_over(self, keep_optimizer: bool = False) -> None:
@@ -89,8 +120,10 @@ class EarlyExperienceWorker(ActorRolloutRefWorker):
         engine = self.actor.engine
         seed_engine(engine, engine.engine_config.seed, self.rank)
         if not keep_optimizer:
-            reset_optimizer(engine)
+            with self._offload.loaded():
+                reset_optimizer(engine)
         restore_schedule(engine)
+        restore_optimizer_step(engine)
         self.actor.set_loss_fn(self.loss_fn)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
@@ -100,8 +133,9 @@ class EarlyExperienceWorker(ActorRolloutRefWorker):
         Args:
             path: folder of the actor checkpoint.
         """
-        load_reference(self.ref.engine, path)
-        return fingerprint(self.ref.engine)
+        reference = Offload(self.ref.engine)
+        load_reference(reference, path)
+        return fingerprint(reference)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def anchor_adapter(self, path: str) -> None:
@@ -113,17 +147,18 @@ class EarlyExperienceWorker(ActorRolloutRefWorker):
         Args:
             path: folder of the actor checkpoint.
         """
-        engine = self.actor.engine
-        load_parts(engine, path, ["model"])
-        self._anchor = _copies(_adapter(engine.module))
+        load_parts(self._offload, path, ["model"])
+        with self._offload.weights():
+            self._anchor = _copies(_adapter(self.actor.engine.module))
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     def compute_log_prob(self, data: TensorDict) -> TensorDict | None:
         """Compute log-probabilities as verl does, of the reference with the anchored adapter if there is one."""
         if self._anchor is None or not tu.get(data, "no_lora_adapter", False):
             return super().compute_log_prob(data)
-        tu.assign_non_tensor(data, no_lora_adapter=False)
-        with self._anchored(self._anchor):
+        # The adapter is exchanged where it is computed with: a copy of it to the host would still be under way.
+        tu.assign_non_tensor(data, no_lora_adapter=False, disable_auto_offload=True)
+        with self._offload.weights(), self._anchored(self._anchor):
             return super().compute_log_prob(data)
 
     @contextmanager
@@ -151,16 +186,17 @@ class EarlyExperienceWorker(ActorRolloutRefWorker):
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def policy_fingerprint(self) -> str:
         """Return the fingerprint of the policy."""
-        return fingerprint(self.actor.engine)
+        return fingerprint(self._offload)
 
 
-def fingerprint(engine: Engine) -> str:
+def fingerprint(weights: Offload) -> str:
     """Return a short hash of an engine's local weights, rounded to bfloat16: actor and reference may differ in type."""
     sha = hashlib.sha256()
-    for name, value in sorted(local_parameters(engine).items()):
-        weights = value.detach().to(device="cpu", dtype=torch.bfloat16).contiguous()
-        sha.update(name.encode())
-        sha.update(weights.reshape(-1).view(torch.uint8).numpy().tobytes())
+    with weights.weights():
+        for name, value in sorted(local_parameters(weights.engine).items()):
+            rounded = value.detach().to(device="cpu", dtype=torch.bfloat16).contiguous()
+            sha.update(name.encode())
+            sha.update(rounded.reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()[:12]
 
 
