@@ -58,6 +58,22 @@ class UpstreamError(EarlyExperienceError):
     """The installed verl, vllm, ray or torch is not what verl_ee relies on."""
 
 
+def own_error(error: object) -> EarlyExperienceError | None:
+    """Return the error of ours that `error` is, wraps or was caused by.
+
+    An error of a Ray actor arrives as a RayTaskError that keeps the original under `cause`. It is an instance of the
+    original's class as well, but its text is the traceback in the actor.
+    """
+    visited: set[int] = set()
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
+        original = getattr(error, "cause", None)
+        if isinstance(error, EarlyExperienceError) and not isinstance(original, EarlyExperienceError):
+            return error
+        error = original or getattr(error, "__cause__", None)
+    return None
+
+
 def did_you_mean(value: str, allowed: Iterable[str]) -> str:
     """Return a hint with the closest allowed value, or with all of them.
 

@@ -19,7 +19,7 @@ from verl_ee.envs import make
 from verl_ee.errors import ConfigError
 from verl_ee.experience.expert_files import write_experts
 from verl_ee.objectives.stage_data import StageData
-from verl_ee.trainer.job_check import check_job
+from verl_ee.trainer.checks.job import check_job
 
 FOLDER = ROOT / "examples/own_method"
 MODEL = ROOT / "examples/tiny_base/model"

@@ -52,10 +52,23 @@ def test_an_identity_holds_our_keys_verls_and_the_content_of_files(identity: Ide
 
 @pytest.mark.parametrize(
     "change",
-    [{"resume": "force"}, {"save_freq": 1}, {"evaluate": False}, {"prices": "prices.yaml"}, {"console": "quiet"}],
+    [
+        *({"resume": "force"}, {"save_freq": 1}, {"evaluate": False}, {"prices": "prices.yaml"}, {"console": "quiet"}),
+        # What a message tells the user to raise or lower.
+        *({"max_dropped": 0.5}, {"reflection": {"min_accepted": 0.5}}),
+        *({"collect": {"world_model": {key: 0.5}}} for key in ("max_failed", "max_mismatch")),
+        *({"collect": {"world_model": {key: 7}}} for key in ("workers", "step_timeout", "start_timeout")),
+    ],
 )
 def test_keys_without_effect_are_left_out(identity: Identity, experts: Path, change: dict[str, Any]) -> None:
     assert differences(identity, identity_of(job(strategy="fsdp2", ppo_epochs=2), early(experts, **change))) == []
+
+
+def test_what_branches_depend_on_counts(identity: Identity, experts: Path) -> None:
+    (line,) = differences(
+        identity, identity_of(job(strategy="fsdp2"), early(experts, collect={"world_model": {"k": 3}}))
+    )
+    assert line == "early_experience.collect.world_model.k: 8 then, 3 now"
 
 
 def test_of_a_server_the_model_alone_counts(experts: Path) -> None:

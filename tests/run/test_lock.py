@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
 import os
 from pathlib import Path
 
@@ -21,3 +24,17 @@ def test_a_folder_is_held_by_one_job_at_a_time(tmp_path: Path, monkeypatch: pyte
         caught.value
     )
     folder.hold().close()
+
+
+@pytest.mark.parametrize("reason", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_no_other_job(
+    tmp_path: Path, reason: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with caplog.at_level(logging.WARNING):
+        lock.lock(tmp_path / "lock", tmp_path).close()
+    assert f"{tmp_path}/lock cannot be locked, because its file system has no locks" in caplog.text
+    assert os.strerror(reason) in caplog.text

@@ -9,7 +9,7 @@ import pytest
 from support.report_runs import metric_rows, write_run
 
 from verl_ee.errors import StoreError
-from verl_ee.run.metrics import MetricStep, append_step, drop_steps_after, read_metrics
+from verl_ee.run.metrics import MetricStep, RunMetrics, append_step, drop_steps_after, read_metrics
 
 
 def test_what_is_appended_is_read_back(tmp_path: Path) -> None:
@@ -68,6 +68,11 @@ def test_a_line_that_no_kill_explains_is_refused_with_its_number(tmp_path: Path,
         read_metrics(path)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"metrics\.jsonl cannot be read .*trainer\.default_local_dir"):
+def test_a_run_that_ended_before_its_first_step_has_no_rows(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.jsonl") == RunMetrics((), (), 0)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(StoreError, match=r"metrics\.jsonl cannot be read \(Is a directory\)"):
         read_metrics(tmp_path / "metrics.jsonl")

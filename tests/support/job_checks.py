@@ -13,7 +13,7 @@ from verl_ee.config import EarlyExperienceConfig
 from verl_ee.envs import make
 from verl_ee.errors import EarlyExperienceError
 from verl_ee.experience.expert_files import write_experts
-from verl_ee.trainer.job_check import check_job
+from verl_ee.trainer.checks.job import check_job
 
 CPU = ("trainer.device=cpu", "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM=cpu")
 """What a job on the CPU says besides the environment variable."""

@@ -19,6 +19,7 @@ from verl_ee.trainer.actor.reference import Reference
 from verl_ee.trainer.data_preparation import DataPreparation
 from verl_ee.trainer.evaluation import StageEvaluation
 from verl_ee.trainer.mid_training import MidTraining
+from verl_ee.trainer.rollout.servers import SharedServers
 from verl_ee.trainer.rollout.tokens import encoder_for
 from verl_ee.trainer.stages import StageRunner
 
@@ -80,7 +81,7 @@ def recorded_stages(
         training or MidTraining(workers, folder, log, early.save_freq, PAIRS, tokenizer.pad_token_id or 0),
         evaluation,
         workers,
-        CallRecorder(calls),  # type: ignore[arg-type]
+        SharedServers(CallRecorder(calls)),  # type: ignore[arg-type]
         Reference(None, "none", config),
         2,
         lambda: calls.append("validate"),

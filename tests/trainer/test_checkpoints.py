@@ -39,7 +39,7 @@ def run(tmp_path: Path) -> Path:
         (actor / "huggingface").mkdir(parents=True)
         shutil.copy(MODEL / "config.json", actor / "huggingface")
         for rank in range(2):
-            for part in checkpoints.SHARDS:
+            for part in checkpoints.SHARDS.values():
                 torch.save({"a": torch.zeros(1000)}, actor / f"{part}_world_size_2_rank_{rank}.pt")
     (tmp_path / checkpoints.TRACKER).write_text("3")
     return tmp_path
@@ -87,6 +87,34 @@ def test_a_missing_rank_file(run: Path) -> None:
     message = refusal(lambda: check_actor(run / "global_step_0/actor", job(run, n_gpus_per_node=4)))
     assert "this job has 4" in message
     assert "verl.model_merger" in message
+
+
+def test_what_is_not_loaded_need_not_be_there(run: Path) -> None:
+    for shard in (run / "global_step_3/actor").glob("[oe]*.pt"):
+        shard.unlink()
+    check_actor(run / "global_step_3/actor", job(run), ["model"])
+    assert "optim_world_size_2_rank_0.pt is missing" in refusal(
+        lambda: check_actor(run / "global_step_3/actor", job(run), ["model", "optimizer"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        ({"save_contents": ["model"]}, "lacks optimizer, extra"),
+        ({"save_contents": ["hf_model"], "load_contents": ["hf_model"]}, "lacks model"),
+        ({"async_save": True}, "async_save=True"),
+    ],
+)
+def test_contents_that_could_not_be_loaded_again_are_refused(contents: dict[str, Any], words: str) -> None:
+    everything = {"save_contents": list(checkpoints.SHARDS), "load_contents": list(checkpoints.SHARDS)}
+
+    def with_contents(values: dict[str, Any]) -> DictConfig:
+        return OmegaConf.create({"actor_rollout_ref": {"actor": {"checkpoint": everything | values}}})
+
+    checkpoints.check_contents(with_contents({}))
+    checkpoints.check_contents(with_contents({"save_contents": ["model"], "load_contents": ["model"]}))
+    assert words in refusal(lambda: checkpoints.check_contents(with_contents(contents)))
 
 
 def test_a_checkpoint_of_another_model(run: Path) -> None:

@@ -81,3 +81,11 @@ def test_a_data_source_without_a_core_metric_has_no_success(summary: RunSummary)
     evaluation.note_episodes([SOURCE], {}, {(SOURCE, "a"): 1})
     evaluation.record(lambda: {"val-core/house/other/acc/mean@1": 1.0, f"val-aux/{SOURCE}/acc/mean@1": 1.0}, 0)
     assert math.isnan(recorded(summary, "base").success["seen"])
+
+
+def test_a_data_source_may_begin_with_the_name_of_another(summary: RunSummary) -> None:
+    evaluation = StageEvaluation(summary, "imitation", "base")
+    longer = f"{SOURCE}/hard"
+    evaluation.note_episodes([SOURCE, longer], {}, {(SOURCE, "a"): 1, (longer, "a"): 1})
+    evaluation.record(lambda: {f"val-core/{longer}/acc/mean@1": 1.0, f"val-core/{SOURCE}/acc/mean@1": 0.25}, 0)
+    assert sorted(recorded(summary, "base").success.values()) == [0.25, 1.0]

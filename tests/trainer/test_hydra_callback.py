@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from ray.exceptions import RayTaskError
 
-from verl_ee.errors import BranchError, ConfigError, StageError
+from verl_ee.errors import BranchError, ConfigError, StageError, own_error
 
 APPLICATION = """
 import os, signal, sys, types
 
-check = types.ModuleType("verl_ee.trainer.job_check")
+check = types.ModuleType("verl_ee.trainer.checks.job")
 check.check_job = lambda config: {check}
 sys.modules[check.__name__] = check
 
@@ -138,17 +138,16 @@ def test_full_another_error_is_left_to_hydra(tmp_path: Path) -> None:
 
 
 def test_an_error_of_ours_is_recognised_wherever_it_lies() -> None:
-    from verl_ee.trainer.hydra_callback import ours
 
     error, wrapper, cause = StageError("inner"), RuntimeError("outer"), RuntimeError("of Ray")
     wrapper.__cause__ = error
     cause.cause = wrapper  # type: ignore[attr-defined]
-    assert ours(cause) is error
-    assert ours(BranchError("itself")) is not None
-    assert ours(ConfigError) is None
+    assert own_error(cause) is error
+    assert own_error(BranchError("itself")) is not None
+    assert own_error(ConfigError) is None
     of_ray = RayTaskError("run", "Traceback of the actor", error).as_instanceof_cause()
     assert isinstance(of_ray, StageError)
-    assert ours(of_ray) is error
+    assert own_error(of_ray) is error
     circle = RuntimeError("circle")
     circle.__cause__ = circle
-    assert ours(circle) is None
+    assert own_error(circle) is None

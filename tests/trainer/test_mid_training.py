@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,7 +102,12 @@ def test_a_checkpoint_of_a_stage_merges_into_a_hugging_face_model(
 def test_other_examples_are_refused_and_trained_again_by_force(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.reach("imitation", StageProgress(2, 6, "others"))
-    training = MidTraining(None, folder, None, 0, PAIRS, 0)  # type: ignore[arg-type]
+    taken_back: list[int] = []
+    log = SimpleNamespace(take_back=taken_back.append)
+    training = MidTraining(None, folder, log, 0, PAIRS, 0)  # type: ignore[arg-type]
     with pytest.raises(StageError, match=r"'imitation' was trained for 2 of 6 steps on other examples.*resume=force"):
         training.run("imitation", None, [], 6, None, False)  # type: ignore[arg-type]
+    assert folder.trained()["imitation"].step == 2
     assert training._progress("imitation", StageProgress(0, 6, digest_of([])), True).step == 0
+    assert taken_back == [2]
+    assert folder.trained() == {}

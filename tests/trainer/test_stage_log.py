@@ -12,6 +12,7 @@ from verl_ee.experience import progress
 from verl_ee.experience.collecting.collection import CollectionResult
 from verl_ee.experience.cost import Cost
 from verl_ee.experience.progress import PluginLine, read_plugin_line
+from verl_ee.run.metrics import read_metrics
 from verl_ee.run.stage_result import StageResult
 from verl_ee.trainer.stage_log import StageLog, collected_line, evaluated_line, trained_line
 
@@ -100,6 +101,19 @@ def test_wandb_counts_grpo_behind_mid_training(tmp_path: Path) -> None:
     assert tracking.logger["wandb"].steps == [5, 6]
     assert tracking.logger["console"].steps == [5, 1, 2]
     assert tracking.logger["wandb"].metrics == ["early_experience/step", "early_experience/*"]
+
+
+def test_a_stage_that_begins_again_takes_its_steps_back(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = StageLog(Tracking(), path)  # type: ignore[arg-type]
+    for stage in ("world_model", "world_model", "imitation"):
+        log.log_stage(stage, {"loss": 1.0})
+    log.take_back(1)
+    log.log_stage("imitation", {"loss": 2.0})
+    rows = read_metrics(path).mid_training
+    assert [(row.stage, row.step, row.values["loss"]) for row in rows] == [
+        *(("world_model", 1, 1.0), ("world_model", 2, 1.0), ("imitation", 3, 2.0))
+    ]
 
 
 def test_lines_of_stages() -> None:

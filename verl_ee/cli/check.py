@@ -26,7 +26,7 @@ def add_to(commands: Commands) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     _silence_imports()
     if arguments.gpus:
-        from verl_ee.trainer.accelerator import usable_gpus
+        from verl_ee.trainer.checks.accelerator import usable_gpus
 
         print(usable_gpus())
         return 0

@@ -22,7 +22,7 @@ RENAMED = {
     "reflection.max_tokens": "writers.<name>.max_tokens, and reflection.writer and world_model.writer take that name",
 }
 """Keys of version 0.1, and what they are called now."""
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
 def early_experience_of(job: DictConfig) -> EarlyExperienceConfig:
@@ -71,10 +71,10 @@ def parse(node: Mapping[str, Any]) -> EarlyExperienceConfig:
 def _check_names(config: EarlyExperienceConfig) -> None:
     for key in ("collect", "writers"):
         for name in getattr(config, key):
-            if not _FILE_NAME.fullmatch(name):
+            if not _NAME.fullmatch(name):
                 raise ConfigError(
-                    f"{ROOT}.{key}: the name {name!r} is also part of a path. Use letters, digits, '_', '-' and '.', "
-                    "and no '.' or '-' in front."
+                    f"{ROOT}.{key}: the name {name!r} is also part of a path and of a key. Use letters, digits, "
+                    "'_' and '-', and no '-' in front."
                 )
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 ROOT = "early_experience"
 Objective = Literal["world_model", "imitation", "reflection"]
-RESERVED = ("base", "collect", "reflect", "summarise", "hand_over", "grpo", "store", "cache")
+RESERVED = ("base", "collect", "reflect", "summarise", "hand_over", "grpo", "store", "cache", "lock")
 """Names that a stage may not have: other stages and folders of a run have them."""
 WRITERS = ("policy", "template")
 """Writers that exist without an entry under `writers`: the name is the kind."""

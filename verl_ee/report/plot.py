@@ -14,10 +14,9 @@ from matplotlib.lines import Line2D
 from verl_ee.experience.files.atomic import atomic
 from verl_ee.report.intervals import wilson
 from verl_ee.report.tables import Report, splits_of
-from verl_ee.run.metrics import MetricStep, RunMetrics, series
+from verl_ee.run.metrics import SCORE, MetricStep, RunMetrics, series
 from verl_ee.run.stage_result import GRPO, StageResult
 
-REWARD = "critic/score/mean"
 _LOSS = "/loss"
 # Okabe and Ito's colours, told apart with any kind of colour vision, and line styles for print.
 _LOSS_COLOURS = ("#0072B2", "#D55E00", "#CC79A7")
@@ -71,7 +70,7 @@ def _draw_losses(axes: Axes, mid_training: Sequence[MetricStep]) -> list[Line2D]
 def _draw_rewards(axes: Axes, grpo: Sequence[MetricStep], grpo_begins: int) -> list[Line2D]:
     """Draw the mean score on an axis of its own to the right, which begins where mid-training ends."""
     rewards = axes.twinx()
-    steps, values = series(grpo, REWARD)
+    steps, values = series(grpo, SCORE)
     if not steps:
         rewards.set_axis_off()
         return []

@@ -9,13 +9,11 @@ from verl_ee.report.columns import aligned
 from verl_ee.report.intervals import Interval, wilson
 from verl_ee.run.error import RunError
 from verl_ee.run.folder import RunFolder
-from verl_ee.run.metrics import RunMetrics, read_metrics, series
+from verl_ee.run.metrics import OPTIMIZER_STEPS, RunMetrics, read_metrics, series
 from verl_ee.run.set_totals import SetTotals
 from verl_ee.run.stage_result import Share, StageResult
 from verl_ee.run.summary import RunSummary, read_summary
 
-OPTIMIZER_STEPS = "early_experience/optimizer_steps"
-"""Key of the optimizer steps of a GRPO step in the metrics."""
 _FIRST_SPLITS = ("seen", "unseen")
 
 

@@ -152,6 +152,10 @@ class RunFolder:
         """Record how far a stage was trained; its checkpoint must have been saved before."""
         self._state().with_progress(stage, progress).write(self.state_path)
 
+    def forget(self, stage: str) -> None:
+        """Record that a stage has not been trained, because it is trained again from its beginning."""
+        self._state().without_progress(stage).write(self.state_path)
+
     def write_error(self, error: BaseException, stage: str) -> None:
         """Write what ended the run, where that can still be written."""
         RunError.of(error, stage).write(self.error_path)

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.config.models import ROOT
 from verl_ee.errors import ConfigError
+from verl_ee.experience.provenance import DECISIVE
 
 Identity = Mapping[str, JsonValue]
 """Values by key: our keys and verl's with dots, and one key for the content of each file."""
@@ -23,14 +24,15 @@ VERL_KEYS = (
     "actor_rollout_ref.model.lora_alpha",
     "actor_rollout_ref.model.lora.rank",
     "actor_rollout_ref.model.lora.alpha",
+    "actor_rollout_ref.model.lora_adapter_path",
     "actor_rollout_ref.actor.strategy",
     "data.apply_chat_template_kwargs",
     "data.max_prompt_length",
     "data.max_response_length",
 )
 """verl's keys that examples and mid-training depend on."""
-WITHOUT_EFFECT = frozenset({"resume", "save_freq", "evaluate", "console", "prices"})
-"""Our keys that change neither data nor weights."""
+WITHOUT_EFFECT = frozenset({"resume", "save_freq", "evaluate", "console", "prices", "max_dropped"})
+"""Our keys that change neither data nor weights: limits may be raised."""
 FILES = ("experts", "examples", "demonstrations")
 """Our keys that name a file whose content counts."""
 MAX_LINES = 8
@@ -48,6 +50,10 @@ def identity_of(config: DictConfig, early: EarlyExperienceConfig) -> Identity:
         ConfigError: if a file that it names cannot be read.
     """
     ours = early.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+    ours["collect"] = {
+        name: collect.model_dump(mode="json", include=set(DECISIVE)) for name, collect in early.collect.items()
+    }
+    del ours["reflection"]["min_accepted"]
     for writer in ours["writers"].values():
         # The model of a server alone changes its texts: limits may be raised, and addresses move.
         writer["endpoint"] = {"model": writer["endpoint"]["model"]}

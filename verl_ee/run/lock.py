@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -11,11 +12,16 @@ from typing import IO
 
 from verl_ee.errors import ConfigError
 from verl_ee.experience.files.atomic import room_for
+from verl_ee.experience.progress import plugin_logger
 
 LOCK_SECONDS = 20
 """Ray takes some seconds to end the processes of a job that was killed."""
 POLL_SECONDS = 0.2
 """Pause between two attempts."""
+HELD = (errno.EWOULDBLOCK, errno.EACCES)
+"""What a file system says of a file that another process has locked; NFS says the latter."""
+
+logger = plugin_logger(__name__)
 
 
 def lock(path: Path, root: Path) -> IO[str]:
@@ -26,7 +32,8 @@ def lock(path: Path, root: Path) -> IO[str]:
         root: folder of the run, for the message.
 
     Raises:
-        ConfigError: if another process holds it, and does not let go in `LOCK_SECONDS`.
+        ConfigError: if another process holds it, and does not let go in `LOCK_SECONDS`. A file system without locks is
+            warned of, and cannot tell.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+", encoding="utf-8")
@@ -47,9 +54,14 @@ def lock(path: Path, root: Path) -> IO[str]:
 
 
 def _try_lock(file: IO[str]) -> bool:
-    """Lock an open file, and return whether that was possible."""
+    """Lock an open file, and return False if another process has locked it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in HELD:
+            return False
+        logger.warning(
+            f"{file.name} cannot be locked, because its file system has no locks ({error.strerror}). Two jobs in this "
+            "folder would not notice each other: see to it that there is one."
+        )
     return True

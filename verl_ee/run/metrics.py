@@ -11,6 +11,10 @@ from verl_ee.errors import StoreError
 from verl_ee.experience.files.atomic import atomic, room_for
 from verl_ee.run.stage_result import GRPO
 
+SCORE = "critic/score/mean"
+"""verl's key of the mean score of a GRPO step."""
+OPTIMIZER_STEPS = "early_experience/optimizer_steps"
+"""Key of the optimizer steps that a GRPO step took."""
 _ROW_BEGINS = '{"stage"'
 
 
@@ -79,15 +83,15 @@ def read_metrics(path: Path) -> RunMetrics:
     """Read the steps of a run; of a step that a resumed run repeated, the last row counts.
 
     Raises:
-        StoreError: if the file is missing, or a line is broken that no kill explains.
+        StoreError: if the file cannot be read, or a line is broken that no kill explains.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        # The run ended before its first step.
+        lines = []
     except OSError as error:
-        raise StoreError(
-            f"{path} cannot be read ({error.strerror}). Name the trainer.default_local_dir of a run with early "
-            "experience that has got that far."
-        ) from None
+        raise StoreError(f"{path} cannot be read ({error.strerror}). Make it accessible.") from None
     steps: dict[tuple[str, int], MetricStep] = {}
     cut = 0
     for number, line in enumerate(lines, start=1):

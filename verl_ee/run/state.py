@@ -69,6 +69,10 @@ class RunState:
         """Return the state in which a stage has been trained so far."""
         return replace(self, trained={**self.trained, stage: progress})
 
+    def without_progress(self, stage: str) -> RunState:
+        """Return the state in which a stage has not been trained."""
+        return replace(self, trained={name: progress for name, progress in self.trained.items() if name != stage})
+
     def write(self, path: Path) -> None:
         """Write the file, which appears whole or not at all."""
         write_json(path, {"schema": STATE_FILE.version, **asdict(self)})

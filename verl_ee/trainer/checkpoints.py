@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -14,8 +14,9 @@ from verl_ee.errors import ConfigError, StageError
 
 TRACKER = "latest_checkpointed_iteration.txt"
 """Where verl keeps the number of the newest checkpoint of a run."""
-SHARDS = ("model", "optim", "extra_state")
-"""Files that verl's FSDP checkpoint has for every worker."""
+SHARDS = {"model": "model", "optimizer": "optim", "extra": "extra_state"}
+"""Files that verl's FSDP checkpoint has for every worker, by the name of the part in its config."""
+CHECKPOINT_KEY = "actor_rollout_ref.actor.checkpoint"
 SHAPE = ("architectures", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 """Keys of a Hugging Face model config in which two models that share weights agree."""
 
@@ -74,12 +75,37 @@ def older_is_kept(root: Path, step: int) -> bool:
     return tracked_step not in ("", str(step)) and (root / f"global_step_{tracked_step}" / "actor").is_dir()
 
 
-def check_actor(actor: Path, config: DictConfig) -> None:
+def check_contents(config: DictConfig) -> None:
+    """Refuse a job whose checkpoints could not be loaded again, or are still being written when it goes on.
+
+    Args:
+        config: config of verl.
+
+    Raises:
+        ConfigError: naming the keys.
+    """
+    checkpoint = config.actor_rollout_ref.actor.checkpoint
+    saved, loaded = list(checkpoint.save_contents), list(checkpoint.load_contents)
+    missing = [part for part in loaded if part not in saved]
+    if "model" not in saved or missing:
+        raise ConfigError(
+            f"{CHECKPOINT_KEY}.save_contents={saved} lacks {', '.join(missing or ['model'])}, so no job could go on "
+            f"from its checkpoints with {CHECKPOINT_KEY}.load_contents={loaded}. Save what is loaded, 'model' included."
+        )
+    if checkpoint.get("async_save"):
+        raise ConfigError(
+            f"{CHECKPOINT_KEY}.async_save=True: a stage counts as trained once its checkpoint is there, and a kill "
+            f"would find half of it. Use {CHECKPOINT_KEY}.async_save=False."
+        )
+
+
+def check_actor(actor: Path, config: DictConfig, contents: Collection[str] = tuple(SHARDS)) -> None:
     """Refuse an actor checkpoint that verl could not load into this job.
 
     Args:
         actor: its folder.
         config: config of verl; other strategies than FSDP and FSDP2 are checked for their folder and model alone.
+        contents: parts that are loaded, of `model`, `optimizer` and `extra`.
 
     Raises:
         ConfigError: naming the file and what to do.
@@ -92,8 +118,9 @@ def check_actor(actor: Path, config: DictConfig) -> None:
         return
     workers = int(config.trainer.n_gpus_per_node * config.trainer.nnodes)
     for rank in range(workers):
-        for shard in SHARDS:
-            _check_shard(actor / f"{shard}_world_size_{workers}_rank_{rank}.pt", workers)
+        for part, shard in SHARDS.items():
+            if part in contents:
+                _check_shard(actor / f"{shard}_world_size_{workers}_rank_{rank}.pt", workers)
 
 
 def check_space(root: Path, size: int, stages: int, grpo: int) -> None:

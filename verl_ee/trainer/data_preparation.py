@@ -154,6 +154,7 @@ class DataPreparation:
         path = self.early.demonstrations
         if path is None:
             return None
+        self.begin("record")
         recording = recorded(self.folder.recording_path, Path(path).expanduser(), self.config, self.early.max_dropped)
         return list(recording.examples)
 

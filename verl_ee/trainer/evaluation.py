@@ -81,5 +81,7 @@ class StageEvaluation:
 def _success(metrics: Mapping[str, float], data_source: str) -> float:
     """Return verl's core metric of a data source: `acc` where the agent loop reports it, else the reward."""
     prefix = f"val-core/{data_source}/"
-    means = [value for key, value in metrics.items() if key.startswith(prefix) and "/mean@" in key]
+    # Another data source may begin with the name of this one.
+    rest = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
+    means = [value for key, value in rest.items() if key.count("/") == 1 and "/mean@" in key]
     return float(means[0]) if means else float("nan")

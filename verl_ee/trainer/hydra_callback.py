@@ -15,11 +15,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ee.config.models import ROOT
-from verl_ee.errors import ConfigError, EarlyExperienceError
+from verl_ee.errors import ConfigError, EarlyExperienceError, own_error
 from verl_ee.experience.progress import plugin_logger
 from verl_ee.run.console import QuietConsole
 from verl_ee.run.folder import RunFolder
-from verl_ee.trainer.job_check import check_job
+from verl_ee.trainer.checks.job import check_job
 
 logger = plugin_logger(__name__)
 FORWARD_SECONDS = 0.5
@@ -61,13 +61,13 @@ class FlagCallback(Callback):
         """Print the message of one of our errors as the last line, behind the traceback of a Ray actor."""
         failed = job_return.status is JobStatus.FAILED
         error = job_return._return_value if failed else None
-        own_error, is_quiet = ours(error), self._console is not None
-        if isinstance(error, BaseException) and error is not own_error and (own_error is not None or is_quiet):
+        own, is_quiet = own_error(error), self._console is not None
+        if isinstance(error, BaseException) and error is not own and (own is not None or is_quiet):
             traceback.print_exception(error)
         self._end_quiet(failed)
-        if own_error is not None:
+        if own is not None:
             ray.shutdown()
-            _leave(own_error)
+            _leave(own)
         if failed and is_quiet:
             # Hydra would print the traceback on the console.
             raise SystemExit(1)
@@ -79,22 +79,6 @@ class FlagCallback(Callback):
             time.sleep(FORWARD_SECONDS if ray.is_initialized() else 0.0)
             ray.shutdown()
             console.close(failed)
-
-
-def ours(error: object) -> EarlyExperienceError | None:
-    """Return the error of ours that `error` is, wraps or was caused by.
-
-    An error of a Ray actor arrives as a RayTaskError that keeps the original under `cause`. It is an instance of the
-    original's class as well, but its text is the traceback in the actor.
-    """
-    visited: set[int] = set()
-    while error is not None and id(error) not in visited:
-        visited.add(id(error))
-        original = getattr(error, "cause", None)
-        if isinstance(error, EarlyExperienceError) and not isinstance(original, EarlyExperienceError):
-            return error
-        error = original or getattr(error, "__cause__", None)
-    return None
 
 
 def _folder_of(config: DictConfig) -> RunFolder:

@@ -103,6 +103,8 @@ class MidTraining:
                 f"of this job ({fresh.total} steps). Bring back the data it began with, or add {ROOT}.resume=force to "
                 "train the stage again from its beginning."
             )
+        self._folder.forget(name)
+        self._log.take_back(trained.step)
         return fresh
 
     def _prepare_workers(self, name: str, stage: StageConfig, begin: StageProgress, after: str | None) -> None:

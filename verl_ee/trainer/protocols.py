@@ -96,6 +96,34 @@ class ServerWeights(Protocol):
         """Wake the servers with the weights of the actor."""
 
 
+class Servers(Protocol):
+    """The rollout servers of a job."""
+
+    def sleep(self) -> None:
+        """Free the memory that they share with the actor."""
+
+    def wake(self) -> None:
+        """Give them the weights of the actor, and let them serve."""
+
+
+class SeparateTrainer(Protocol):
+    """verl's `separate_async` trainer.
+
+    Attributes:
+        global_steps: present step of GRPO, the version of the weights that `switch_to_rollout` gives.
+        standalone_checkpoint_manager: brings weights to the servers with devices of their own.
+    """
+
+    global_steps: int
+    standalone_checkpoint_manager: ServerWeights
+
+    def switch_to_trainer(self) -> None:
+        """End the requests to servers that share devices with the actor, and put them to sleep; there may be none."""
+
+    def switch_to_rollout(self) -> None:
+        """Wake them with the weights of the actor, and send them requests again."""
+
+
 class MetricBackend(Protocol):
     """One backend of verl's tracking."""
 

@@ -11,14 +11,12 @@ from tqdm import tqdm
 
 from verl_ee.experience.collecting.collection import CollectionResult
 from verl_ee.experience.progress import plugin_logger, progress_bar
-from verl_ee.run.metrics import MetricStep, append_step, drop_steps_after
+from verl_ee.run.metrics import SCORE, MetricStep, append_step, drop_steps_after
 from verl_ee.run.stage_result import GRPO, StageResult
 from verl_ee.trainer.protocols import Tracking
 
 logger = plugin_logger(__name__)
 STEP_KEY = "early_experience/step"
-SCORE_KEY = "critic/score/mean"
-"""verl's key of the mean score of a GRPO step."""
 MONOTONIC = ("wandb", "vemlp_wandb")
 """Loggers that drop a step below one that they have seen."""
 
@@ -77,6 +75,11 @@ class StageLog:
         self._tracking.log({**named, STEP_KEY: self._step}, step=self._step)
         append_step(self._path, MetricStep(stage, self._step, data))
 
+    def take_back(self, steps: int) -> None:
+        """Drop the last steps of mid-training, whose stage begins again."""
+        self._step -= steps
+        drop_steps_after(self._path, self._step, self._grpo_steps)
+
     def finish(self, exit_code: int = 0) -> None:
         """End the progress of GRPO, and verl's tracking."""
         if self._grpo_bar is not None:
@@ -87,7 +90,7 @@ class StageLog:
         bar = self._grpo_bar
         if bar is None:
             return
-        score = {"score": f"{values[SCORE_KEY]:.3f}"} if SCORE_KEY in values else {}
+        score = {"score": f"{values[SCORE]:.3f}"} if SCORE in values else {}
         bar.set_postfix(score, refresh=False)
         bar.update(step - bar.n)
         if step == bar.total:

@@ -17,7 +17,7 @@ from verl_ee.trainer.checkpoints import check_space
 from verl_ee.trainer.data_preparation import DataPreparation
 from verl_ee.trainer.evaluation import StageEvaluation
 from verl_ee.trainer.mid_training import MidTraining
-from verl_ee.trainer.protocols import ActorWorkers, ServerWeights
+from verl_ee.trainer.protocols import ActorWorkers, Servers
 
 logger = plugin_logger(__name__)
 
@@ -48,7 +48,7 @@ class StageRunner:
     training: MidTraining
     evaluation: StageEvaluation
     workers: ActorWorkers
-    servers: ServerWeights
+    servers: Servers
     reference: Reference
     grpo_checkpoints: int
     validate: Callable[[], object]
@@ -72,14 +72,14 @@ class StageRunner:
     def _run_stage(self, data: StageData, name: str, previous: str | None) -> None:
         """Train and evaluate a stage; the servers sleep until it is trained."""
         examples = self._examples(data, name)
-        self.servers.sleep_replicas()
+        self.servers.sleep()
         force = self.early.resume == "force"
         steps = data.steps(name, len(examples))
         self.training.run(name, self.early.stages[name], examples, steps, previous, force)
         is_last = name == list(self.early.stages)[-1]
         if is_last:
             self._hand_over()
-        self.servers.update_weights(0)
+        self.servers.wake()
         if self.early.evaluate:
             self.validate()
         self.folder.finish(*([name, HAND_OVER] if is_last else [name]))

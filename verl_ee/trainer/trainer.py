@@ -14,9 +14,10 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.config import omega_conf_to_dataclass
 
 from verl_ee.config import early_experience_of
-from verl_ee.errors import EarlyExperienceError, StageError
+from verl_ee.errors import StageError, own_error
 from verl_ee.objectives.examples import Encoder
 from verl_ee.run.folder import RunFolder
+from verl_ee.run.metrics import OPTIMIZER_STEPS
 from verl_ee.run.stage_result import BASE, GRPO
 from verl_ee.run.state import HAND_OVER
 from verl_ee.run.summary import RunSummary
@@ -27,8 +28,9 @@ from verl_ee.trainer.checkpoints import kept_by_grpo, older_is_kept
 from verl_ee.trainer.data_preparation import DataPreparation
 from verl_ee.trainer.evaluation import StageEvaluation
 from verl_ee.trainer.mid_training import MidTraining, last_line, save_failed
-from verl_ee.trainer.protocols import Tracking
+from verl_ee.trainer.protocols import Servers, Tracking
 from verl_ee.trainer.rollout.sampler import Sampler
+from verl_ee.trainer.rollout.servers import SharedServers
 from verl_ee.trainer.rollout.tokens import encoder_for
 from verl_ee.trainer.stage_log import StageLog
 from verl_ee.trainer.stages import StageRunner
@@ -55,6 +57,8 @@ class EarlyExperience(PPOTrainer):
         with open_dict(config):
             # verl compares the mode with "sync" to choose buffers and checkpoints; from here on it is verl's own.
             config.trainer.v1.trainer_mode = self.verl_mode
+            # One spelling: verl deletes older checkpoints by their path, and knows no `~`.
+            config.trainer.default_local_dir = str(self.folder.root)
             if not stages_done and self.summary.stage(BASE) is not None:
                 # An earlier attempt evaluated the model that the stages start from.
                 config.trainer.val_before_train = False
@@ -93,12 +97,12 @@ class EarlyExperience(PPOTrainer):
         self.evaluation.begin(self.evaluation.stage)
         try:
             super().fit(agent_loop_manager)
-        except EarlyExperienceError as error:
-            self.folder.write_error(error, self.evaluation.stage)
-            raise
         except Exception as error:
-            failure = StageError(f"Stage {self.evaluation.stage!r} failed: {last_line(error)}")
+            # One of ours that comes from a worker is wrapped by Ray, with a traceback for its text.
+            failure = own_error(error) or StageError(f"Stage {self.evaluation.stage!r} failed: {last_line(error)}")
             self.folder.write_error(failure, self.evaluation.stage)
+            if failure is error:
+                raise
             raise failure from error
 
     def on_train_begin(self) -> None:
@@ -123,7 +127,7 @@ class EarlyExperience(PPOTrainer):
             MidTraining(workers, self.folder, log, self.early.save_freq, self._batch_limits(), self._pad_token_id()),
             self.evaluation,
             workers,
-            self.checkpoint_manager,
+            self._servers(),
             Reference.of(self, self.early.hand_over.reference),
             kept_by_grpo(self.config.trainer, self.total_training_steps),
             self._validate,
@@ -147,6 +151,9 @@ class EarlyExperience(PPOTrainer):
         model_config = omega_conf_to_dataclass(self.config.actor_rollout_ref.model).hf_config
         model_type = getattr(model_config, "model_type", None)
         return encoder_for(self.tokenizer, model_type, self.config.data.get("apply_chat_template_kwargs", {}))
+
+    def _servers(self) -> Servers:
+        return SharedServers(self.checkpoint_manager)
 
     def _batch_limits(self) -> BatchLimits:
         group = self.actor_rollout_wg
@@ -203,7 +210,7 @@ class EarlyExperience(PPOTrainer):
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, float]) -> KVBatchMeta:
         actor = self.config.actor_rollout_ref.actor
         rows = actor.ppo_mini_batch_size * self.config.actor_rollout_ref.rollout.n
-        metrics["early_experience/optimizer_steps"] = len(batch) // rows * actor.ppo_epochs
+        metrics[OPTIMIZER_STEPS] = len(batch) // rows * actor.ppo_epochs
         return super()._update_actor(batch, metrics)
 
     def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict[str, float]) -> KVBatchMeta:

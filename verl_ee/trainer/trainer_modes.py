@@ -10,6 +10,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_ee.config.group import TRAINER_MODES
 from verl_ee.trainer.actor.worker import EarlyExperienceWorker
+from verl_ee.trainer.rollout.servers import SeparateServers
 from verl_ee.trainer.trainer import EarlyExperience
 
 
@@ -37,3 +38,6 @@ class EarlyExperienceSeparateAsync(EarlyExperience, PPOTrainerSeparateAsync):
 
     verl_mode = "separate_async"
     worker = DetachedEarlyExperienceWorker
+
+    def _servers(self) -> SeparateServers:
+        return SeparateServers(self)

@@ -22,7 +22,7 @@ from verl_ee.experience.expert_files import write_experts
 from verl_ee.experience.expert_states import expert_states
 from verl_ee.objectives.schedule import learning_rate
 from verl_ee.prompts.text import render_outcome, render_policy, render_response, render_world_model
-from verl_ee.trainer.job_check import check_job
+from verl_ee.trainer.checks.job import check_job
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("megatron") is None or importlib.util.find_spec("mbridge") is None,

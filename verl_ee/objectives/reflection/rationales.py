@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from verl_ee.config.models import ROOT
 from verl_ee.errors import ExampleError
 from verl_ee.experience.files.parquet import TableRow, read_table
 from verl_ee.experience.state_ref import StateRef
@@ -150,6 +151,7 @@ def _check_accepted(rationales: Sequence[Rationale], min_accepted: float, path: 
     raise ExampleError(
         f"{accepted_count} of {len(rationales)} rationales passed the gates (rejected: "
         f"{', '.join(f'{gate} {count}' for gate, count in counts.items())}); at least one, and "
-        f"early_experience.reflection.min_accepted={min_accepted:g} of them, must. All are in {path}. "
-        "Let another writer write, or ask fewer gates. First:\n  " + "\n  ".join(first)
+        f"{ROOT}.reflection.min_accepted={min_accepted:g} of them, must. All are in {path}. "
+        f"Let another writer write, or ask fewer gates; then delete {path} and add {ROOT}.resume=force. First:\n  "
+        + "\n  ".join(first)
     )

@@ -29,6 +29,8 @@ NAMES: tuple[UpstreamName, ...] = (
     UpstreamName("verl.trainer.ppo.v1.trainer_sync", "PPOTrainerSync", ("config",)),
     UpstreamName("verl.trainer.ppo.v1.trainer_colocate_async", "PPOTrainerColocateAsync", ("config",)),
     UpstreamName("verl.trainer.ppo.v1.trainer_separate_async", "PPOTrainerSeparateAsync", ("config",)),
+    UpstreamName("verl.trainer.ppo.v1.trainer_separate_async", "PPOTrainerSeparateAsync.switch_to_trainer", ("self",)),
+    UpstreamName("verl.trainer.ppo.v1.trainer_separate_async", "PPOTrainerSeparateAsync.switch_to_rollout", ("self",)),
     UpstreamName("verl.experimental.separation.engine_workers", "DetachActorWorker", ("config", "role")),
     UpstreamName("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._load_checkpoint", ("self",)),
     UpstreamName("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._compute_ref_log_prob", ("self", "batch", "metrics")),
@@ -68,6 +70,11 @@ NAMES: tuple[UpstreamName, ...] = (
         "verl.workers.engine_workers", "ActorRolloutRefWorker.save_checkpoint", ("self", "local_path", "global_step")
     ),
     UpstreamName("verl.workers.engine_workers", "TrainingWorker.set_loss_fn", ("self", "loss_fn")),
+    UpstreamName("verl.workers.engine.base", "BaseEngine.to", ("self", "device", "model", "optimizer", "grad")),
+    UpstreamName("verl.workers.engine.base", "BaseEngine.is_param_offload_enabled"),
+    UpstreamName("verl.workers.engine.base", "BaseEngine.is_optimizer_offload_enabled"),
+    UpstreamName("verl.utils.device", "get_device_name"),
+    UpstreamName("verl.utils.device", "get_torch_device"),
     UpstreamName("verl.workers.engine_workers", "TrainingWorker.train_mini_batch", ("self", "data")),
     UpstreamName("verl.workers.engine.fsdp.transformer_impl", "FSDPEngine._build_lr_scheduler", ("self", "optimizer")),
     UpstreamName("verl.workers.engine.fsdp.transformer_impl", "FSDPEngine._build_fsdp_module", ("self", "module")),
@@ -157,6 +164,7 @@ VLLM_NAMES: tuple[UpstreamName, ...] = (
 """Used with vLLM as rollout server."""
 MEGATRON_NAMES: tuple[UpstreamName, ...] = (
     UpstreamName("verl.workers.engine.megatron.transformer_impl", "MegatronEngine._build_lr_scheduler", ("self",)),
+    UpstreamName("verl.workers.engine.megatron.transformer_impl", "MegatronEngine.optimizer_step", ("self",)),
     UpstreamName("verl.workers.engine.megatron.utils", "set_random_seed", ("seed",)),
     UpstreamName("verl.utils.megatron_utils", "unwrap_model", ("model",)),
     UpstreamName("verl.utils.megatron_utils", "get_hf_model_checkpoint_path", ("checkpoint_path",)),

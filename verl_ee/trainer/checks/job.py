@@ -32,9 +32,9 @@ from verl_ee.objectives.row_files import read_rows
 from verl_ee.objectives.targets import target_builder
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import HAND_OVER
-from verl_ee.trainer.accelerator import check_accelerator
 from verl_ee.trainer.actor.reference import anchor_of, check_dtypes, check_meshes
-from verl_ee.trainer.checkpoints import check_actor, resumed_from
+from verl_ee.trainer.checkpoints import TRACKER, check_actor, check_contents, resumed_from
+from verl_ee.trainer.checks.accelerator import check_accelerator
 from verl_ee.trainer.cpu import active
 from verl_ee.trainer.rollout.demonstrations import check_demonstrations
 from verl_ee.trainer.rollout.sampler import sends_adapter
@@ -56,6 +56,7 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
     early = early_experience_of(config)
     _check_verl(config)
     check_accelerator(config)
+    check_contents(config)
     check_model(config.actor_rollout_ref.model)
     given = check_examples(early)
     check_demonstrations(early, given)
@@ -88,10 +89,15 @@ def check_folder(config: DictConfig, early: EarlyExperienceConfig) -> None:
         check_dtypes(config)
     if HAND_OVER in folder.finished() or config.trainer.resume_mode == "resume_path":
         checkpoint = resumed_from(config, folder.root)
-        if checkpoint is not None:
-            check_actor(checkpoint / "actor", config)
+        if checkpoint is None:
+            raise ConfigError(
+                f"The stages of this run have finished, but {folder.root / TRACKER} is missing, so verl would train "
+                "the model from before them. Bring the file back, or write the number of a checkpoint into it: 0 for "
+                "the hand-over."
+            )
+        check_actor(checkpoint / "actor", config, config.actor_rollout_ref.actor.checkpoint.load_contents)
         if anchored:
-            check_actor(anchor_of(config, folder), config)
+            check_actor(anchor_of(config, folder), config, ["model"])
         return
     for name, progress in folder.trained().items():
         check_actor(folder.checkpoint(name, progress.step), config)

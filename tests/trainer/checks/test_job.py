@@ -19,7 +19,9 @@ from verl_ee.config import early_experience_of
 from verl_ee.experience.files.atomic import write_json
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.identity import identity_of
-from verl_ee.trainer import hydra_callback, job_check
+from verl_ee.run.state import HAND_OVER
+from verl_ee.trainer import hydra_callback
+from verl_ee.trainer.checks import job
 
 
 def test_a_good_job_passes(overrides: list[str]) -> None:
@@ -30,9 +32,9 @@ def test_an_adapter_that_vllms_cpu_build_cannot_take_is_refused(
     overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lora = [*overrides, "actor_rollout_ref.model.lora_rank=8"]
-    monkeypatch.setattr(job_check, "active", lambda: False)
+    monkeypatch.setattr(job, "active", lambda: False)
     check(lora)
-    monkeypatch.setattr(job_check, "active", lambda: True)
+    monkeypatch.setattr(job, "active", lambda: True)
     assert "Add actor_rollout_ref.model.lora.merge=True" in refusal(lora)
     check([*lora, "actor_rollout_ref.model.lora.merge=True"])
 
@@ -224,3 +226,14 @@ class Broken(Silent):
 class Unready(Silent):
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[str, dict]:
         raise ConnectionError("no server")
+
+
+def test_a_finished_run_without_verls_tracker_does_not_begin_again(overrides: list[str], tmp_path: Path) -> None:
+    early = check(overrides)
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        config = hydra.compose("ppo_trainer", overrides)
+    folder = RunFolder(tmp_path / "run", identity_of(config, early))
+    folder.finish("world_model", "imitation", HAND_OVER)
+    message = refusal(overrides)
+    assert f"{tmp_path}/run/latest_checkpointed_iteration.txt is missing" in message
+    assert "0 for the hand-over" in message

@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from support.job_checks import CPU
 
 from verl_ee.errors import ConfigError
-from verl_ee.trainer import accelerator
-from verl_ee.trainer.accelerator import check_accelerator, machine_problems, usable_gpus
+from verl_ee.trainer.checks import accelerator
+from verl_ee.trainer.checks.accelerator import check_accelerator, machine_problems, usable_gpus
 
 CARD = 80 * 2**30
 Machine = Callable[..., None]

@@ -11,8 +11,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ee.errors import ConfigError
+from verl_ee.trainer.checks.gpu_memory import check_memory
 from verl_ee.trainer.cpu import VARIABLE, active
-from verl_ee.trainer.gpu_memory import check_memory
 
 RUNTIME_KEY = f"ray_kwargs.ray_init.runtime_env.env_vars.{VARIABLE}"
 """Key by which Ray's processes get verl's platform, also those of a Ray that was started before the job."""

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from transformers import Qwen2Config
 
 from verl_ee.errors import ConfigError
-from verl_ee.trainer.gpu_memory import check_memory, parameter_count, training_memory
+from verl_ee.trainer.checks.gpu_memory import check_memory, parameter_count, training_memory
 
 GIB = 2**30
 CARD = 80 * GIB

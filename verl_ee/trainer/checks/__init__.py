@@ -1,0 +1,1 @@
+"""Refusals of a composed job before Ray starts."""
