@@ -28,6 +28,7 @@ class CountingProposer:
     """Proposes listed actions, and counts the tokens that a language model would have read and written for them."""
 
     def __init__(self, trajectories: Sequence[ExpertTrajectory]) -> None:
+        self.window = 128
         self._by_task = {trajectory.task: trajectory for trajectory in trajectories}
         self._tokenizer = AutoTokenizer.from_pretrained(MODEL)
 

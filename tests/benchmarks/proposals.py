@@ -30,14 +30,14 @@ from benchmarks.figures import AtLeast, Report, Sample
 from benchmarks.settings import MODEL, cpu
 from verl_ee.config import CollectConfig
 from verl_ee.envs import make
-from verl_ee.experience.collecting.proposal_queue import BATCH_STATES, BATCHES
+from verl_ee.experience.collecting.proposal_queue import BATCHES
 from verl_ee.experience.expert_states import expert_states
 from verl_ee.experience.proposers import ProposalRequest
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.examples import Encoder
 from verl_ee.prompts.text import render_policy
 from verl_ee.trainer.rollout.proposer import PolicyProposer
-from verl_ee.trainer.rollout.sampler import Sampler
+from verl_ee.trainer.rollout.sampler import Sampler, sequences_at_a_time
 from verl_ee.trainer.rollout.tokens import encoder_for
 
 STATES, K, WARM_UP = 256, 8, 64
@@ -95,7 +95,8 @@ class Bench:
 
     def ours(self) -> Sample:
         requests = [state.request for state in next(self._turns["ours"])]
-        batches = [requests[at : at + BATCH_STATES] for at in range(0, len(requests), BATCH_STATES)]
+        size = max(1, self._proposer.window // BATCHES)
+        batches = [requests[at : at + size] for at in range(0, len(requests), size)]
         began = time.perf_counter()
         with ThreadPoolExecutor(BATCHES) as threads:
             answers = list(threads.map(self._proposer.propose, batches))
@@ -177,7 +178,8 @@ def started(report: Report, folder: Path) -> Iterator[Bench]:
             servers = LLMServerManager.create(config=config)
         sampler = Sampler(servers.get_client(), servers.get_addresses(), RESPONSE)
         collect = CollectConfig(alternatives="policy", k=K)
-        proposer = PolicyProposer(sampler, encoder, tokenizer, collect, SAMPLING, "bench", PROMPT)
+        window = max(1, sequences_at_a_time(config) // K)
+        proposer = PolicyProposer(sampler, encoder, tokenizer, collect, SAMPLING, "bench", PROMPT, window)
         states = household(encoder)
         turns = [list(itertools.islice(states, count)) for count in (WARM_UP, *[STATES] * report.runs)]
         bench = Bench(proposer, bare, turns)

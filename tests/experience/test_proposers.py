@@ -365,7 +365,7 @@ def test_the_policy_of_a_job_is_asked_in_the_state_that_is_shown(withheld: bool)
     answers = iter(["Action: open drawer 10", "I look.\nAction: look", "Nothing."])
     tokenizer = SimpleNamespace(decode=lambda *_, **__: next(answers))
     given = config(alternatives="policy", withhold_expert_tool=withheld)
-    proposer = PolicyProposer(Drawn(), Encoder(prompt, list), tokenizer, given, {}, "model@base", 99)  # type: ignore[arg-type]
+    proposer = PolicyProposer(Drawn(), Encoder(prompt, list), tokenizer, given, {}, "model@base", 99, 4)  # type: ignore[arg-type]
     chosen = proposer.propose([request()])
     assert prompted == [state_text(visible_state(request(), given))]
     assert ("open drawer" in prompted[0]) != withheld

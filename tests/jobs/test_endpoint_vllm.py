@@ -26,10 +26,10 @@ from verl_ee.envs.household.env import Household
 from verl_ee.errors import ExampleError
 from verl_ee.experience.expert_files import load_experts
 from verl_ee.experience.store import read_branches
-from verl_ee.objectives.endpoint import EndpointWriter
 from verl_ee.objectives.reflection.gates import GATES
 from verl_ee.objectives.reflection.rationales import gate_counts, read_rationales, write_rationales
 from verl_ee.objectives.reflection.situations import Situation, situations
+from verl_ee.objectives.writing.endpoint import EndpointWriter
 
 pytestmark = pytest.mark.slow
 VARIABLE = "VERL_EE_TEST_KEY"

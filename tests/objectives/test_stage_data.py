@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,9 +206,9 @@ def test_a_rejected_rationale_is_no_example_of_the_stage_and_its_state_is_still_
     world = World(tmp_path, 2, 1)
 
     class Mixed(TemplateWriter):
-        def write(self, situations: Sequence[Any]) -> list[str]:
-            texts = super().write(situations)
-            return ["No." if item.ref.step == 2 else text for item, text in zip(situations, texts, strict=True)]
+        def write(self, situations: Sequence[Any], /) -> Iterator[tuple[Any, str]]:
+            for item, text in super().write(situations):
+                yield item, "No." if item.ref.step == 2 else text
 
     to_explain = situations(world.trajectories, world.branches, 8)
     write_rationales(world.folder, to_explain, Mixed(), ("length",), 0.0)

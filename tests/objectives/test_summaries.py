@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from support.stage_worlds import World, config, steps_taken, text_of
 
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.errors import ExampleError, StoreError
-from verl_ee.objectives import text_writing
 from verl_ee.objectives.summaries import (
     SUMMARIES_FILE,
     Summary,
@@ -22,7 +21,8 @@ from verl_ee.objectives.summaries import (
     summary_requests,
     write_summaries,
 )
-from verl_ee.objectives.text_writing import TextWriter
+from verl_ee.objectives.writing import text_writing
+from verl_ee.objectives.writing.text_writing import TextWriter
 
 STAGES: dict[str, dict[str, Any]] = {"world_model": {}}
 
@@ -32,7 +32,7 @@ class Scripted:
 
     Args:
         empty: transitions that it has nothing to say of.
-        dies_at: calls after which it raises.
+        dies_at: transitions after which it raises.
         stops_at: transitions after which it writes no more.
     """
 
@@ -41,19 +41,18 @@ class Scripted:
     def __init__(self, empty: Sequence[str] = (), dies_at: int | None = None, stops_at: int | None = None) -> None:
         self.empty, self.dies_at, self.stops_at = empty, dies_at, stops_at
         self.requested: list[str] = []
-        self.calls = 0
         self.stop: ExampleError | None = None
 
-    def write(self, requests: Sequence[SummaryRequest], /) -> list[str | None]:
-        if self.calls == self.dies_at:
-            raise KeyboardInterrupt
-        self.calls += 1
-        return [self._one(request) for request in requests]
+    def write(self, requests: Sequence[SummaryRequest], /) -> Iterator[tuple[SummaryRequest, str]]:
+        for request in requests:
+            if len(self.requested) == self.dies_at:
+                raise KeyboardInterrupt
+            if len(self.requested) == self.stops_at:
+                self.stop = ExampleError("That is enough.")
+                return
+            yield request, self._one(request)
 
-    def _one(self, request: SummaryRequest) -> str | None:
-        if len(self.requested) == self.stops_at:
-            self.stop = ExampleError("That is enough.")
-            return None
+    def _one(self, request: SummaryRequest) -> str:
         self.requested.append(request.transition)
         return "" if request.transition in self.empty else f" Of {request.transition}.\n"
 
@@ -103,10 +102,10 @@ def test_one_transition_is_summarised_once_however_many_branches_point_to_it(wor
 
 
 def test_a_run_that_was_killed_goes_on_and_asks_nothing_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_writing, "BATCH", 30)
+    monkeypatch.setattr(text_writing, "PART", 30)
     requests = summary_requests(world.trajectories, world.branches)
     keys = [request.transition for request in requests]
-    first, second, third, fourth = Scripted(dies_at=1), Scripted(stops_at=20), Scripted(), Scripted()
+    first, second, third, fourth = Scripted(dies_at=30), Scripted(stops_at=20), Scripted(), Scripted()
     with pytest.raises(KeyboardInterrupt):
         write(world.folder, requests, first, 0.0)
     with pytest.raises(ExampleError, match="That is enough"):

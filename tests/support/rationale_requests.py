@@ -19,7 +19,6 @@ from verl_ee.envs.household.env import Household
 from verl_ee.experience.files.parquet import read_table
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import read_branches
-from verl_ee.objectives.endpoint import EndpointWriter
 from verl_ee.objectives.reflection.gates import GATES
 from verl_ee.objectives.reflection.rationales import (
     RATIONALE_SCHEMA,
@@ -29,6 +28,7 @@ from verl_ee.objectives.reflection.rationales import (
     write_rationales,
 )
 from verl_ee.objectives.reflection.situations import Situation, situations
+from verl_ee.objectives.writing.endpoint import EndpointWriter
 
 VARIABLE = "VERL_EE_TEST_KEY"
 TOKENS_PER_ANSWER = READ + WRITTEN

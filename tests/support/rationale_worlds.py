@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,21 +65,17 @@ class Scripted:
     def __init__(self, *texts: str, dies_at: int | None = None, stops_at: int | None = None) -> None:
         self.texts, self.dies_at, self.stops_at = texts, dies_at, stops_at
         self.requested: list[StateRef] = []
-        self.calls = 0
         self.stop: ExampleError | None = None
 
-    def write(self, situations: Sequence[Situation]) -> Sequence[str | None]:
-        if self.calls == self.dies_at:
-            raise KeyboardInterrupt
-        self.calls += 1
-        return [self._text(item) for item in situations]
-
-    def _text(self, item: Situation) -> str | None:
-        if len(self.requested) == self.stops_at:
-            self.stop = ExampleError("That is enough.")
-            return None
-        self.requested.append(item.ref)
-        return self.texts[item.ref.step % len(self.texts)]
+    def write(self, situations: Sequence[Situation], /) -> Iterator[tuple[Situation, str]]:
+        for item in situations:
+            if len(self.requested) == self.dies_at:
+                raise KeyboardInterrupt
+            if len(self.requested) == self.stops_at:
+                self.stop = ExampleError("That is enough.")
+                return
+            self.requested.append(item.ref)
+            yield item, self.texts[item.ref.step % len(self.texts)]
 
 
 def branch(
@@ -113,5 +109,5 @@ def situation(state: State, expert: ExecutedBranch, *others: ExecutedBranch) -> 
 
 
 def written(to_explain: Situation) -> str:
-    (text,) = TemplateWriter().write([to_explain])
+    ((_, text),) = TemplateWriter().write([to_explain])
     return text

@@ -73,8 +73,14 @@ class ProposalBatch:
 class Proposer(Protocol):
     """Proposes alternatives for many states at once, from the states alone.
 
-    It is called in a thread of its own, while environment workers execute what it proposed before.
+    It is called in threads of its own, several times at a time, while environment workers execute what it proposed
+    before.
+
+    Attributes:
+        window: states that it works on at a time, over all calls.
     """
+
+    window: int
 
     def propose(self, requests: Sequence[ProposalRequest], /) -> ProposalBatch:
         """Return the alternatives of each request; none may equal its expert's action in canonical form."""

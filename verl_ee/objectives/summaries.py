@@ -18,7 +18,7 @@ from verl_ee.errors import ExampleError
 from verl_ee.experience.files.parquet import TableRow, read_table
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.store import ExecutedBranch
-from verl_ee.objectives.text_writing import TextWriter, write_missing_texts
+from verl_ee.objectives.writing.text_writing import TextWriter, write_missing_texts
 from verl_ee.prompts.text import Message
 
 SUMMARIES_FILE = "summaries.parquet"

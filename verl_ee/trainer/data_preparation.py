@@ -17,7 +17,6 @@ from verl_ee.experience.progress import plugin_logger
 from verl_ee.experience.proposers import LISTED
 from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.store import read_branches
-from verl_ee.objectives.endpoint import EndpointWriter
 from verl_ee.objectives.examples import Encoder, Example
 from verl_ee.objectives.reflection.rationales import gate_counts, write_rationales
 from verl_ee.objectives.reflection.situations import situations
@@ -25,12 +24,13 @@ from verl_ee.objectives.reflection.template_writer import TemplateWriter
 from verl_ee.objectives.row_files import read_rows
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.objectives.summaries import write_summaries
+from verl_ee.objectives.writing.endpoint import EndpointWriter
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.summary import RunSummary
 from verl_ee.trainer.protocols import SamplingParams, ServerClient, Tokenizer
 from verl_ee.trainer.rollout.demonstrations import recorded
 from verl_ee.trainer.rollout.proposer import PolicyProposer
-from verl_ee.trainer.rollout.sampler import Sampler
+from verl_ee.trainer.rollout.sampler import Sampler, sequences_at_a_time
 from verl_ee.trainer.rollout.writer import PolicyWriter
 from verl_ee.trainer.stage_log import collected_line
 
@@ -168,8 +168,9 @@ class DataPreparation:
     def _proposer(self, config: CollectConfig) -> PolicyProposer:
         policy = f"{self.config.actor_rollout_ref.model.path}@base"
         max_prompt = int(self.config.data.max_prompt_length)
+        window = max(1, sequences_at_a_time(self.config) // (config.draws or config.k))
         return PolicyProposer(
-            self.sampler(), self.encoder, self.tokenizer, config, self._sampling(), policy, max_prompt
+            self.sampler(), self.encoder, self.tokenizer, config, self._sampling(), policy, max_prompt, window
         )
 
     def _writer(self, name: str, config: WriterConfig) -> EndpointWriter | PolicyWriter:
@@ -178,7 +179,8 @@ class DataPreparation:
             return EndpointWriter(config, self.folder.ledger(name))
         room = self.config.actor_rollout_ref.rollout.max_model_len
         max_prompt = None if room is None else int(room) - config.max_tokens
-        return PolicyWriter(self.client(), self.encoder, self.tokenizer, config, self._sampling(), max_prompt)
+        window = sequences_at_a_time(self.config)
+        return PolicyWriter(self.client(), self.encoder, self.tokenizer, config, self._sampling(), window, max_prompt)
 
     def _sampling(self) -> SamplingParams:
         rollout = self.config.actor_rollout_ref.rollout

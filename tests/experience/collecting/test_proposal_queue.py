@@ -15,7 +15,6 @@ from support.games import Game, expert, shown
 from verl_ee.errors import BranchError
 from verl_ee.experience.collecting.collection import CollectionResult
 from verl_ee.experience.collecting.proposal_journal import ProposalJournal
-from verl_ee.experience.collecting.proposal_queue import BATCH_STATES
 from verl_ee.experience.proposers import Proposal, ProposalBatch, ProposalRequest
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import BRANCHES, read_branches
@@ -23,7 +22,9 @@ from verl_ee.prompts.state import Turn
 
 pytestmark = pytest.mark.usefixtures("cluster")
 TRAJECTORIES = [expert(f"game {number}", 6) for number in range(30)]
-STATES, BATCHES = 180, 3
+STATES, BATCHES = 180, 30
+"""A batch is a trajectory: the window below holds eight, and is made of batches of at least three states."""
+WINDOW = 48
 POLICY = {"alternatives": "policy", "k": 2}
 Act = Callable[[int], None]
 
@@ -40,7 +41,7 @@ class Chooser:
     def __init__(
         self, name: str = "first", buttons: tuple[int, int] = (1, 2), before: Act = lambda batch: None
     ) -> None:
-        self.name, self.buttons, self.before = name, buttons, before
+        self.name, self.buttons, self.before, self.window = name, buttons, before, WINDOW
         self.batches: list[list[ProposalRequest]] = []
         self._lock = threading.Lock()
 
@@ -83,7 +84,7 @@ def test_every_state_is_asked_about_once_as_the_agent_sees_it(tmp_path: Path) ->
     requests = {request.ref: request for request in proposer.requests}
     assert len(requests) == len(proposer.requests) == STATES
     assert len(proposer.batches) == BATCHES
-    assert all(len(batch) >= BATCH_STATES for batch in proposer.batches[:-1])
+    assert all(len({request.ref.trajectory for request in batch}) == 1 for batch in proposer.batches)
     for ref, request in requests.items():
         trajectory, step = TRAJECTORIES[ref.trajectory], ref.step
         assert request.expert_action == "press 0"
@@ -109,6 +110,41 @@ def test_what_was_proposed_is_executed_and_stored_with_its_origin(tmp_path: Path
     assert [(row["trajectory"], row["step"], row["order"]) for row in rows] == [
         (index, step, order) for index in range(30) for step in range(6) for order in range(3)
     ]
+
+
+def test_a_slow_answer_holds_up_no_other(tmp_path: Path) -> None:
+    others = threading.Event()
+
+    def wait(batch: int) -> None:
+        if batch == BATCHES:
+            others.set()
+        if batch == 1:
+            assert others.wait(60)
+
+    assert collect(tmp_path, Chooser(before=wait)).branches == 3 * STATES
+
+
+def test_as_many_states_are_under_way_as_the_window_holds(tmp_path: Path) -> None:
+    full = threading.Barrier(WINDOW // 6)
+    counts: list[int] = []
+
+    class Counting(Chooser):
+        under_way = 0
+
+        def propose(self, requests: Sequence[ProposalRequest]) -> ProposalBatch:
+            with self._lock:
+                Counting.under_way += len(requests)
+                counts.append(Counting.under_way)
+            # Nobody is answered before the window is full; the last ones do not fill it.
+            if len(self.batches) < WINDOW // 6:
+                full.wait(60)
+            answer = super().propose(requests)
+            with self._lock:
+                Counting.under_way -= len(requests)
+            return answer
+
+    collect(tmp_path, Counting())
+    assert max(counts) == WINDOW
 
 
 def test_environments_step_while_the_proposer_is_busy(tmp_path: Path) -> None:
@@ -161,7 +197,7 @@ def test_a_proposer_that_answers_too_little_is_refused(tmp_path: Path) -> None:
         def propose(self, requests: Sequence[ProposalRequest]) -> ProposalBatch:
             return super().propose(requests[1:])
 
-    with pytest.raises(BranchError, match=r"answered 65 of 66 states.*one tuple of alternatives per request"):
+    with pytest.raises(BranchError, match=r"answered 5 of 6 states.*one tuple of alternatives per request"):
         collect(tmp_path, Forgetful())
 
 

@@ -28,7 +28,9 @@ def proposer(prompts: list[list[int]], **values: Any) -> PolicyProposer:
     lengths = iter(prompts)
     tokenizer: Any = SimpleNamespace(decode=lambda ids, **_: f"Action: press {'-'.join(map(str, ids))}")
     sampler: Any = Samples()
-    return PolicyProposer(sampler, Encoder(lambda _: next(lengths), list), tokenizer, config, {}, "model@base", 8)
+    return PolicyProposer(
+        sampler, Encoder(lambda _: next(lengths), list), tokenizer, config, {}, "model@base", 8, window=4
+    )
 
 
 def test_temperatures_take_turns_and_every_draw_is_kept_with_its_own() -> None:

@@ -19,6 +19,8 @@ from verl_ee.objectives.summaries import read_summaries, summary_requests, write
 from verl_ee.prompts.text import Message
 from verl_ee.trainer.rollout.writer import PolicyWriter
 
+WINDOW = 8
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
@@ -51,7 +53,12 @@ class Tokenizer:
 
 def policy(client: Client, max_prompt: int | None = None) -> PolicyWriter:
     config = WriterConfig(kind="policy", temperature=0.3, max_tokens=77)
-    return PolicyWriter(client, ENCODER, Tokenizer(), config, {"top_p": 0.8}, max_prompt)
+    return PolicyWriter(client, ENCODER, Tokenizer(), config, {"top_p": 0.8}, WINDOW, max_prompt)
+
+
+def texts(writer: PolicyWriter, requests: Sequence[Any]) -> list[str]:
+    written = {request.key: text for request, text in writer.write(requests)}
+    return [written[request.key] for request in requests]
 
 
 def flat(messages: list[Message]) -> str:
@@ -78,9 +85,9 @@ def test_one_writer_writes_summaries_and_rationales(world: World) -> None:
 def test_what_is_cut_off_and_what_is_too_long_to_ask_is_empty(world: World) -> None:
     requests = summary_requests(world.trajectories, world.branches)[:3]
     requests[1] = replace(requests[1], outcome=replace(requests[1].outcome, observation="A long page. " * 100))
-    assert policy(Client(cut=1000)).write(requests) == ["Text 1.", "", "Text 3."]
+    assert texts(policy(Client(cut=1000)), requests) == ["Text 1.", "", "Text 3."]
     client = Client()
-    assert policy(client, max_prompt=1000).write(requests) == ["Text 1.", "", "Text 2."]
+    assert texts(policy(client, max_prompt=1000), requests) == ["Text 1.", "", "Text 2."]
     assert len(client.requested) == 2
 
 
@@ -88,5 +95,6 @@ def test_the_policy_is_asked_through_the_encoder_of_its_rollouts(world: World) -
     encoded: list[list[Message]] = []
     encoder = Encoder(lambda messages: encoded.append(messages) or [1], list)  # type: ignore[func-returns-value]
     (request, *_) = summary_requests(world.trajectories, world.branches)
-    PolicyWriter(Client(), encoder, Tokenizer(), WriterConfig(kind="policy"), {}).write([request])
+    writer = PolicyWriter(Client(), encoder, Tokenizer(), WriterConfig(kind="policy"), {}, WINDOW)
+    list(writer.write([request]))
     assert encoded == [request.prompt]

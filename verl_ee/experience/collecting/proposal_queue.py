@@ -1,4 +1,4 @@
-"""Batches of states on their way to a proposer, while workers execute what it has proposed before."""
+"""States on their way to a proposer, in a sliding window, while workers execute what it has proposed before."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from verl_ee.experience.proposers import Proposal, ProposalBatch, ProposalReques
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.prompts.actions import canonical
 
-BATCH_STATES = 64
-"""States whose alternatives are proposed together."""
-BATCHES = 2
-"""Batches under way at a time, so that the proposer need not wait for the driver."""
+BATCHES = 16
+"""Batches that the window of a proposer is made of: while one comes back and is replaced, the others go on."""
 
 
 class ProposalQueue:
@@ -46,9 +44,11 @@ class ProposalQueue:
         self.decided = [index for index in range(len(plan.trajectories)) if index not in undecided]
         self.states = sum(len(refs) for refs in undecided.values())
         self.prompt_tokens = self.completion_tokens = 0
-        self._waiting = deque(_batches(list(undecided.values())))
+        self._window = 0 if proposer is None else proposer.window
+        self._waiting = deque(_batches(list(undecided.values()), self._window // BATCHES))
         self._under_way: dict[Future[ProposalBatch], list[StateRef]] = {}
-        self._threads = ThreadPoolExecutor(max_workers=BATCHES, thread_name_prefix="proposer")
+        # A batch has whole trajectories, so there are rarely as many.
+        self._threads = ThreadPoolExecutor(max_workers=2 * BATCHES, thread_name_prefix="proposer")
 
     @property
     def active(self) -> bool:
@@ -56,8 +56,8 @@ class ProposalQueue:
         return bool(self._waiting or self._under_way)
 
     def submit(self) -> None:
-        """Hand batches to the proposer until `BATCHES` are under way."""
-        while self._waiting and len(self._under_way) < BATCHES and self._proposer is not None:
+        """Hand states to the proposer until its window is full."""
+        while self._waiting and self._has_room() and self._proposer is not None:
             refs = self._waiting.popleft()
             future = self._threads.submit(self._proposer.propose, self._requests(refs))
             self._under_way[future] = refs
@@ -84,6 +84,10 @@ class ProposalQueue:
             self._record(refs, batch)
             indices += [ref.trajectory for ref in refs]
         return list(dict.fromkeys(indices))
+
+    def _has_room(self) -> bool:
+        under_way = sum(len(refs) for refs in self._under_way.values())
+        return not under_way or under_way + len(self._waiting[0]) <= self._window
 
     def close(self) -> None:
         """Drop the batches that are not under way; those that are end by themselves."""
@@ -122,12 +126,12 @@ class ProposalQueue:
             )
 
 
-def _batches(trajectories: Sequence[list[StateRef]]) -> Iterator[list[StateRef]]:
-    """Yield whole trajectories, `BATCH_STATES` states or a little more at a time."""
+def _batches(trajectories: Sequence[list[StateRef]], size: int) -> Iterator[list[StateRef]]:
+    """Yield whole trajectories, `size` states or a little more at a time."""
     batch: list[StateRef] = []
     for refs in trajectories:
         batch += refs
-        if len(batch) >= BATCH_STATES:
+        if len(batch) >= size:
             yield batch
             batch = []
     if batch:

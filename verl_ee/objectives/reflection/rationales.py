@@ -15,7 +15,7 @@ from verl_ee.experience.files.parquet import TableRow, read_table
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.reflection.gates import GATES, RationaleDraft, first_rejection
 from verl_ee.objectives.reflection.situations import Situation
-from verl_ee.objectives.text_writing import TextWriter, write_missing_texts
+from verl_ee.objectives.writing.text_writing import TextWriter, write_missing_texts
 from verl_ee.prompts.text import state_text
 
 RATIONALES_FILE = "reflections.parquet"

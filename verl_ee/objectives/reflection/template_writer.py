@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from verl_ee.errors import ExampleError
 from verl_ee.experience.outcome import Outcome
@@ -24,9 +24,10 @@ class TemplateWriter:
     kind = "template"
     stop: ExampleError | None = None
 
-    def write(self, situations: Sequence[Situation]) -> Sequence[str]:
-        """Return a few plain sentences per situation."""
-        return [_rationale(situation) for situation in situations]
+    def write(self, situations: Sequence[Situation], /) -> Iterator[tuple[Situation, str]]:
+        """Yield each situation with a few plain sentences."""
+        for situation in situations:
+            yield situation, _rationale(situation)
 
 
 def _rationale(situation: Situation) -> str:

@@ -26,10 +26,10 @@ from verl_ee.experience.cost import read_prices
 from verl_ee.experience.expert_files import ExpertFile, load_experts
 from verl_ee.experience.provenance import check_same_source, provenance_of
 from verl_ee.experience.store import read_provenance
-from verl_ee.objectives.endpoint import check_endpoint
 from verl_ee.objectives.reflection.gates import GATES
 from verl_ee.objectives.row_files import read_rows
 from verl_ee.objectives.targets import target_builder
+from verl_ee.objectives.writing.endpoint import check_endpoint
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import HAND_OVER
 from verl_ee.trainer.actor.reference import anchor_of, check_dtypes, check_meshes

@@ -36,6 +36,9 @@ class PolicyProposer:
     """Samples responses in every state, as GRPO's rollouts do, and takes the actions out of them (paper, section 4.1).
 
     A response without an action is left out. If the expert's tool is withheld, the state does not list it.
+
+    Attributes:
+        window: states for which it is asked at a time.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class PolicyProposer:
         sampling: SamplingParams,
         policy: str,
         max_prompt: int,
+        window: int,
     ) -> None:
         """Prepare to sample.
 
@@ -58,9 +62,11 @@ class PolicyProposer:
             sampling: verl's sampling parameters besides the temperature.
             policy: version of the policy, kept with every alternative.
             max_prompt: tokens; a longer state gets no alternatives, as a rollout would end there.
+            window: states for which it is asked at a time.
         """
         self._sampler, self._encoder, self._tokenizer, self._config = sampler, encoder, tokenizer, config
         self._sampling, self._policy, self._max_prompt = sampling, policy, max_prompt
+        self.window = window
         self._draws = config.draws or config.k
         self._temperatures = config.temperatures[: self._draws]
 

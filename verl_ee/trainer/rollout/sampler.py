@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Sequence
 from uuid import uuid4
@@ -16,6 +17,8 @@ from verl_ee.trainer.protocols import SamplingParams, SamplingTrainer, ServerCli
 
 Responses = list[list[int]]
 """Token ids of the responses to one prompt."""
+QUEUED = 2
+"""Sequences under way per sequence that a server works on, so that none waits for the driver."""
 
 
 class Sampler:
@@ -35,6 +38,7 @@ class Sampler:
             max_tokens: most tokens of a response.
         """
         self._client, self._addresses, self._max_tokens = client, addresses, max_tokens
+        self._turn = itertools.count()
 
     @classmethod
     def of(cls, trainer: SamplingTrainer) -> Sampler:
@@ -58,12 +62,13 @@ class Sampler:
         if not self._addresses:
             single = [self._response(prompt, params) for prompt in prompts for _ in range(n)]
             return _in_groups(await asyncio.gather(*single), n)
-        servers = len(self._addresses)
+        servers, turn = len(self._addresses), next(self._turn)
         batches = [prompts[first::servers] for first in range(min(servers, len(prompts)))]
         async with aiohttp.ClientSession(headers=_authorization(), timeout=aiohttp.ClientTimeout(None)) as session:
             calls = [
-                self._responses(session, address, batch, n, params)
-                for address, batch in zip(self._addresses, batches, strict=False)
+                # Another server is the first each time: small batches would all go to the same.
+                self._responses(session, self._addresses[(turn + index) % servers], batch, n, params)
+                for index, batch in enumerate(batches)
             ]
             answers = await asyncio.gather(*calls)
         return [answers[index % servers][index // servers] for index in range(len(prompts))]
@@ -103,6 +108,20 @@ class Sampler:
                 "the command to go on with what was collected."
             ) from error
         return _in_groups([choice["token_ids"] for choice in sorted(choices, key=lambda choice: choice["index"])], n)
+
+
+def sequences_at_a_time(config: DictConfig) -> int:
+    """Return how many sequences keep all rollout servers of a job busy.
+
+    Args:
+        config: config of verl.
+    """
+    rollout = config.actor_rollout_ref.rollout
+    separate = config.trainer.v1.trainer_mode == "separate_async"
+    pool = rollout if separate else config.trainer
+    server = rollout.tensor_model_parallel_size * rollout.data_parallel_size * rollout.pipeline_model_parallel_size
+    servers = max(1, pool.n_gpus_per_node * pool.nnodes // server)
+    return int(QUEUED * servers * rollout.max_num_seqs)
 
 
 def takes_batches(config: DictConfig) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from uuid import uuid4
 
 from verl_ee.config import WriterConfig
 from verl_ee.errors import ExampleError
 from verl_ee.objectives.examples import Encoder
-from verl_ee.objectives.text_writing import TextRequest
+from verl_ee.objectives.writing.sliding_window import as_they_come
+from verl_ee.objectives.writing.text_writing import RequestT, TextRequest
 from verl_ee.trainer.protocols import SamplingParams, ServerClient, Tokenizer
 
 
@@ -26,6 +26,7 @@ class PolicyWriter:
         tokenizer: Tokenizer,
         config: WriterConfig,
         sampling: SamplingParams,
+        window: int,
         max_prompt: int | None = None,
     ) -> None:
         """Prepare to write.
@@ -36,19 +37,16 @@ class PolicyWriter:
             tokenizer: decodes the responses.
             config: temperature and length.
             sampling: verl's sampling parameters besides these.
+            window: requests under way at a time.
             max_prompt: tokens of a prompt that the servers take; None: no limit.
         """
         self._client, self._encoder, self._tokenizer = client, encoder, tokenizer
-        self._max_prompt = max_prompt
+        self._window, self._max_prompt = window, max_prompt
         self._sampling = sampling | {"temperature": config.temperature, "max_tokens": config.max_tokens}
 
-    def write(self, requests: Sequence[TextRequest], /) -> Sequence[str | None]:
-        """Return a text per request: empty where it was cut off by `max_tokens`, or its prompt is too long."""
-
-        async def write_all() -> list[str]:
-            return await asyncio.gather(*(self._write(request) for request in requests))
-
-        return asyncio.run(write_all())
+    def write(self, requests: Sequence[RequestT], /) -> Iterator[tuple[RequestT, str]]:
+        """Yield each request with its text: empty where it was cut off by `max_tokens`, or its prompt is too long."""
+        return as_they_come(requests, self._write, self._window)
 
     async def _write(self, request: TextRequest) -> str:
         prompt = self._encoder.prompt(request.prompt)

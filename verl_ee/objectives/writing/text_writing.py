@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -15,8 +15,8 @@ from verl_ee.experience.files.part_files import PartFiles
 from verl_ee.experience.progress import progress_bar
 from verl_ee.prompts.text import Message
 
-BATCH = 64
-"""Texts asked for together; a killed run loses no more."""
+PART = 64
+"""Texts that are put into a file together; a killed run loses no more."""
 
 
 class TextRequest(Protocol):
@@ -47,11 +47,10 @@ class TextRecord(Protocol):
 
 
 RequestT = TypeVar("RequestT", bound=TextRequest)
-RequestT_contra = TypeVar("RequestT_contra", bound=TextRequest, contravariant=True)
 RecordT = TypeVar("RecordT", bound=TextRecord)
 
 
-class TextWriter(Protocol[RequestT_contra]):
+class TextWriter(Protocol[RequestT]):
     """Writer of one text per request. A language model reads only the `prompt` of a request; a rule may read all of it.
 
     Attributes:
@@ -62,10 +61,11 @@ class TextWriter(Protocol[RequestT_contra]):
     kind: str
     stop: ExampleError | None
 
-    def write(self, requests: Sequence[RequestT_contra], /) -> Sequence[str | None]:
-        """Return a text for each request, in order.
+    def write(self, requests: Sequence[RequestT], /) -> Iterator[tuple[RequestT, str]]:
+        """Yield each request with its text, as they come.
 
-        It is empty where the writer had nothing to say or was cut off, and None where it was not asked any more.
+        A text is empty where the writer had nothing to say or was cut off. If the writer stops, the requests that it
+        has left out are missing.
         """
 
 
@@ -99,24 +99,24 @@ def write_missing_texts(
     records = {record.key: record for record in map(record_type.from_row, earlier_rows)}
     missing = [request for request in requests if request.key not in records]
     with progress_bar(len(requests), path.stem, "text", initial=len(requests) - len(missing)) as bar:
-        for start in range(0, len(missing), BATCH):
-            texts = _write_texts(missing[start : start + BATCH], writer)
-            new_records = [record_of(request, text) for request, text in texts]
-            parts.write([record.to_row() for record in new_records])
-            records.update((record.key, record) for record in new_records)
-            bar.update(len(new_records))
-            if writer.stop is not None:
-                left = sum(request.key not in records for request in requests)
-                raise ExampleError(f"{writer.stop} {left} of {len(requests)} texts are not written yet.")
+        unkept: list[RecordT] = []
+        try:
+            for request, text in writer.write(missing):
+                record = record_of(request, text.strip())
+                records[request.key] = record
+                unkept.append(record)
+                if len(unkept) == PART:
+                    parts.write([record.to_row() for record in unkept])
+                    unkept = []
+                bar.update(1)
+        finally:
+            parts.write([record.to_row() for record in unkept])
+    left = sum(request.key not in records for request in requests)
+    if writer.stop is not None:
+        raise ExampleError(f"{writer.stop} {left} of {len(requests)} texts are not written yet.")
+    if left:
+        raise ExampleError(f"Writer {writer.kind!r} gave no text for {left} of {len(requests)} requests.")
     result = [records[request.key] for request in requests]
     write_table(path, [record.to_row() for record in result], schema, {})
     shutil.rmtree(parts.folder, ignore_errors=True)
     return result
-
-
-def _write_texts(requests: Sequence[RequestT], writer: TextWriter[RequestT]) -> list[tuple[RequestT, str]]:
-    """Return each request with its text, without the white space around it; requests that were left out are missing."""
-    texts = writer.write(requests)
-    if len(texts) != len(requests):
-        raise ExampleError(f"Writer {writer.kind!r} gave {len(texts)} texts for {len(requests)} requests.")
-    return [(request, text.strip()) for request, text in zip(requests, texts, strict=True) if text is not None]

@@ -102,6 +102,6 @@ def test_a_ledger_that_has_no_room_is_no_failure_of_the_server(
     def full(path: Path, _: object) -> None:
         raise WriteError(f"{path} cannot be written")
 
-    monkeypatch.setattr("verl_ee.objectives.spending.write_json", full)
+    monkeypatch.setattr("verl_ee.objectives.writing.spending.write_json", full)
     with pytest.raises(WriteError, match=r"spending\.json cannot be written"):
         write_missing(server, states, tmp_path)

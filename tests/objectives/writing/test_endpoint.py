@@ -34,9 +34,9 @@ from support.scripted_server import GARBAGE, KEY, MODEL, PASSING, TEXT, Endpoint
 
 from verl_ee.errors import ConfigError, ExampleError
 from verl_ee.experience.files.parquet import read_table
-from verl_ee.objectives.endpoint import EndpointWriter
 from verl_ee.objectives.reflection.rationales import RATIONALE_SCHEMA, read_rationales, write_rationales
 from verl_ee.objectives.reflection.situations import Situation
+from verl_ee.objectives.writing.endpoint import EndpointWriter
 
 SLOW = ("silent", "trickle")
 

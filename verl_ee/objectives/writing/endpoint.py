@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 from verl_ee.config import WriterConfig
 from verl_ee.errors import ConfigError, ExampleError, WriteError
-from verl_ee.objectives.spending import TokenLedger
-from verl_ee.objectives.text_writing import TextRequest
+from verl_ee.objectives.writing.sliding_window import as_they_come
+from verl_ee.objectives.writing.spending import TokenLedger
+from verl_ee.objectives.writing.text_writing import RequestT
 from verl_ee.prompts.text import Message
 
 if TYPE_CHECKING:
@@ -35,17 +36,15 @@ class _Session:
 
     Attributes:
         client: client of the server.
-        slots: one for each request that may be under way.
         ended: notified whenever a request has ended.
     """
 
     client: openai.AsyncOpenAI
-    slots: asyncio.Semaphore
     ended: asyncio.Condition = field(default_factory=asyncio.Condition)
 
 
 class EndpointWriter:
-    """A language model behind a server; the caller keeps its texts, batch by batch.
+    """A language model behind a server; the caller keeps its texts as they come.
 
     Attributes:
         stop: why nothing more is asked: the spending limit, a refusal, or too many failures in a row.
@@ -71,11 +70,8 @@ class EndpointWriter:
         self._failures_in_a_row = 0
         self.stop: ExampleError | None = None
 
-    def write(self, requests: Sequence[TextRequest], /) -> Sequence[str | None]:
-        """Return a text per request: empty where the server gave none, None where it is to be asked again."""
-        return asyncio.run(self._write_all(requests))
-
-    async def _write_all(self, requests: Sequence[TextRequest]) -> list[str | None]:
+    def write(self, requests: Sequence[RequestT], /) -> Iterator[tuple[RequestT, str]]:
+        """Yield each request with its text, empty where the server gave none; those to be asked again are missing."""
         import openai
 
         client = openai.AsyncOpenAI(
@@ -84,31 +80,42 @@ class EndpointWriter:
             max_retries=0,
             timeout=self._endpoint.timeout,
         )
-        session = _Session(client, asyncio.Semaphore(self._endpoint.concurrency))
-        async with client:
-            texts = await asyncio.gather(*(self._write_one(session, request.prompt) for request in requests))
-        if self.stop is not None:
-            return list(texts)
-        # A failed request is given up only while the server answers others.
-        return [text or "" for text in texts]
+        session, failed = _Session(client), list[RequestT]()
+        window = self._endpoint.concurrency
+        for request, text in as_they_come(
+            requests,
+            lambda request: self._write_one(session, request.prompt),
+            window,
+            ended=lambda: self.stop is not None,
+            client=client,
+        ):
+            if text is None:
+                failed.append(request)
+                continue
+            yield request, text
+            if self.stop is None:
+                # A failed request is given up only while the server answers others.
+                yield from ((given_up, "") for given_up in failed)
+                failed.clear()
+        if self.stop is None:
+            yield from ((given_up, "") for given_up in failed)
 
     async def _write_one(self, session: _Session, prompt: list[Message]) -> str | None:
         """Return the text of a request when its turn comes, and None if it failed or was not made."""
         most_tokens = _byte_count(prompt) + self._config.max_tokens
-        async with session.slots:
+        async with session.ended:
+            await session.ended.wait_for(lambda: self.stop is not None or self._ledger.allows_request)
+            self._check_spending()
+            # Requests under way when the writer stops are paid for, and their texts are kept.
+            if self.stop is not None:
+                return None
+            self._ledger.reserve(most_tokens)
+        try:
+            return await self._ask(session.client, prompt)
+        finally:
+            self._ledger.release(most_tokens)
             async with session.ended:
-                await session.ended.wait_for(lambda: self.stop is not None or self._ledger.allows_request)
-                self._check_spending()
-                # Requests under way when the writer stops are paid for, and their texts are kept.
-                if self.stop is not None:
-                    return None
-                self._ledger.reserve(most_tokens)
-            try:
-                return await self._ask(session.client, prompt)
-            finally:
-                self._ledger.release(most_tokens)
-                async with session.ended:
-                    session.ended.notify_all()
+                session.ended.notify_all()
 
     async def _ask(self, client: openai.AsyncOpenAI, prompt: list[Message]) -> str | None:
         """Return the text of the server, empty if it gave none, and None if the request failed."""
