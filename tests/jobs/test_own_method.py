@@ -9,6 +9,7 @@ from typing import Any
 import hydra
 import pytest
 from omegaconf import OmegaConf
+from support.job_checks import CPU
 from support.jobs import ROOT
 from support.stage_worlds import ENCODER, World
 
@@ -58,7 +59,9 @@ def test_it_adds_what_the_flag_adds(given: list[str]) -> None:
 
 
 def test_a_job_with_it_passes_the_checks_and_every_key_can_be_set(given: list[str]) -> None:
-    early = check_job(composed(*given, "early_experience.world_model.max_refused=0.5", "early_experience.max_turns=7"))
+    early = check_job(
+        composed(*given, *CPU, "early_experience.world_model.max_refused=0.5", "early_experience.max_turns=7")
+    )
     assert early.method == "joint"
     assert early.collect["world_model"].k == 8
     assert (early.world_model.max_refused, early.max_turns, early.history_length) == (0.5, 7, 8)

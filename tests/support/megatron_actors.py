@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from support import actors
-from support.training_states import training_state
 
 Row = tuple[list[int], list[int], str]
 
@@ -89,7 +88,9 @@ def stage(
     batches: list[list[Row]], stage: Any, packed: bool, tp: int, pp: int, into: str, dtype: str = "float32"
 ) -> Any:
     """Train a stage and save it in its middle; the same and another worker go on with it; then hand over."""
+    # It imports verl, and Megatron's hurdles must be named before that.
     import torch
+    from support.training_states import training_state
 
     half, total = len(batches) // 2, len(batches)
     saved, handed = f"{into}/stage", f"{into}/global_step_0/actor"

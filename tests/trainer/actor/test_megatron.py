@@ -12,6 +12,7 @@ import hydra
 import pytest
 import torch
 from support import actors, megatron_actors
+from support.job_checks import CPU
 from support.megatron_actors import Row
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -220,6 +221,7 @@ def test_the_flag_composes_with_megatron_on_the_stock_command_line(tmp_path: Pat
         "algorithm.adv_estimator=grpo",
         f"trainer.default_local_dir={tmp_path}/run",
         *(key for key in megatron_actors.overrides(2, 1, True) if "megatron.dtype" not in key),
+        *CPU,
     ]
     with hydra.initialize_config_module("verl.trainer.config", version_base=None):
         config = hydra.compose("ppo_trainer", overrides)

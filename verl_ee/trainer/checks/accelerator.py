@@ -141,7 +141,7 @@ def _listed_gpus() -> list[str]:
 def _obstacle() -> str:
     """Return why torch cannot use a GPU that the driver lists, and what helps."""
     if torch.version.cuda is None and torch.version.hip is None:
-        return "it was built for the CPU. Install a CUDA build, for instance with `pip install 'verl_ee[vllm]'`."
+        return "it was built for the CPU. Install a CUDA build, as the extra `vllm` of verl_ee does (docs/gpu.md)."
     try:
         torch.cuda.init()
         reason = "it found none"
