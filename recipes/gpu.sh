@@ -6,7 +6,7 @@ GPUS=${GPUS:-1}; NODES=${NODES:-1}; TP=${TP:-1}; OFFLOAD=${OFFLOAD:-none}
 GPU=(
   trainer.device=cuda trainer.n_gpus_per_node="$GPUS" trainer.nnodes="$NODES"
   actor_rollout_ref.actor.strategy=fsdp2 actor_rollout_ref.ref.strategy=fsdp2
-  actor_rollout_ref.model.use_remove_padding=True actor_rollout_ref.model.enable_gradient_checkpointing=True
+  actor_rollout_ref.model.enable_gradient_checkpointing=True
   actor_rollout_ref.rollout.name=vllm actor_rollout_ref.rollout.tensor_model_parallel_size="$TP"
   # The rest is for the actor, which keeps its memory while servers generate.
   actor_rollout_ref.rollout.gpu_memory_utilization=0.5 actor_rollout_ref.rollout.free_cache_engine=True
@@ -21,5 +21,8 @@ case $OFFLOAD in
 esac
 # verl's default is flash attention, whose package is not part of any extra.
 if ! python -c 'from importlib.util import find_spec; raise SystemExit(find_spec("flash_attn") is None)'; then
-  GPU+=(+actor_rollout_ref.model.override_config.attn_implementation=sdpa)
+  # Packed rows would need a mask of the whole pack by itself.
+  GPU+=(+actor_rollout_ref.model.override_config.attn_implementation=sdpa actor_rollout_ref.model.use_remove_padding=False)
+else
+  GPU+=(actor_rollout_ref.model.use_remove_padding=True)
 fi

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,8 +196,9 @@ class Echo:
 
     kind, stop = "echo", None
 
-    def write(self, requests: Any, /) -> list[str]:
-        return [f"Of {request.transition}." for request in requests]
+    def write(self, requests: Any, /) -> Iterator[tuple[Any, str]]:
+        for request in requests:
+            yield request, f"Of {request.transition}."
 
 
 def test_an_export_of_files_takes_the_settings_of_a_job(

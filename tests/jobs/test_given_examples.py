@@ -24,7 +24,7 @@ from support.export_cases import (
     store,  # noqa: F401
     tokenizer,  # noqa: F401
 )
-from support.job_checks import check
+from support.job_checks import CPU, check
 from support.recording_stages import recorded_stages
 
 from verl_ee.config import Objective, StageConfig, built, check_sets, parse, sets_of
@@ -97,6 +97,7 @@ def job(tmp_path: Path, experts: ExpertFile, rows: dict[Objective, list[Row]]) -
         "algorithm.adv_estimator=grpo",
         f"trainer.default_local_dir={tmp_path}/job",
         f"hydra.run.dir={tmp_path}/hydra",
+        *CPU,
     ]
 
 

@@ -86,6 +86,7 @@ def test_torchs_attention_takes_the_place_of_a_package_that_is_missing(
 ) -> None:
     config = composed(RECIPES[0], tmp_path, flash=flash, STAND_IN_GPUS="1")
     assert config.actor_rollout_ref.model.override_config.get("attn_implementation") == expected
+    assert config.actor_rollout_ref.model.use_remove_padding == flash
 
 
 def test_weights_can_stay_in_the_hosts_memory(tmp_path: Path) -> None:

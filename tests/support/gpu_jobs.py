@@ -7,10 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from support.gpu_table import Recording
@@ -161,6 +160,8 @@ def _start(folder: Path, method: str, overrides: Sequence[str]) -> subprocess.Po
     recipe = ["bash", str(ROOT / "recipes/household/run.sh"), *SMALL, *METHODS[method], *overrides]
     wanted = recipe_environment(folder, method)
     wanted.pop("VERL_PLATFORM", None)
+    # The judge reads the files of one worker.
+    wanted["GPUS"] = "1"
     return subprocess.Popen(
         [*recipe, "trainer.max_actor_ckpt_to_keep=null"],
         env=wanted | _environment(),
@@ -198,16 +199,16 @@ class _Memory:
                 self.least_training = value if least != least else min(least, value)
 
 
-def _used_memory() -> Any:
-    """Return a function that returns the bytes used on the first card, or None where there is none."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-    except Exception:  # no package, no driver or no card
+def _used_memory() -> Callable[[], int] | None:
+    """Return a function that returns the bytes used on the first card that is visible, or None where there is none."""
+    if not torch.cuda.is_available():
         return None
-    return lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used
+
+    def used() -> int:
+        free, total = torch.cuda.mem_get_info(0)
+        return total - free
+
+    return used
 
 
 def _note_training(line: str, memory: _Memory) -> None:

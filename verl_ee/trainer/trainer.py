@@ -21,7 +21,7 @@ from verl_ee.run.metrics import OPTIMIZER_STEPS
 from verl_ee.run.stage_result import BASE, GRPO
 from verl_ee.run.state import HAND_OVER
 from verl_ee.run.summary import RunSummary
-from verl_ee.trainer.actor.micro_batches import BatchLimits
+from verl_ee.trainer.actor.micro_batches import BatchLimits, pads_rows
 from verl_ee.trainer.actor.reference import Reference
 from verl_ee.trainer.actor.worker import EarlyExperienceWorker
 from verl_ee.trainer.checkpoints import kept_by_grpo, older_is_kept
@@ -159,13 +159,13 @@ class EarlyExperience(PPOTrainer):
         group = self.actor_rollout_wg
         if "actor" not in group._dispatch_info:
             group._dispatch_info["actor"] = group._query_dispatch_info("actor")
-        actor, pads = self.config.actor_rollout_ref.actor, not self.config.actor_rollout_ref.model.use_remove_padding
+        actor = self.config.actor_rollout_ref.actor
         by_tokens = actor.use_dynamic_bsz
         return BatchLimits(
             workers=max(group._dispatch_info["actor"]) + 1,
             rows=None if by_tokens else actor.ppo_micro_batch_size_per_gpu,
             tokens=actor.ppo_max_token_len_per_gpu if by_tokens else None,
-            pads=pads,
+            pads=pads_rows(self.config.actor_rollout_ref),
         )
 
     def _pad_token_id(self) -> int:

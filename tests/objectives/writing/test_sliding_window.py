@@ -95,3 +95,15 @@ def test_a_failure_cancels_the_others_and_closes_the_client() -> None:
     assert calls[0] == "open"
     assert calls[-1] == "closed"
     assert sorted(calls[1:-1]) == ["cancelled 0", "cancelled 2"]
+
+
+def test_what_had_come_when_one_failed_is_not_lost() -> None:
+    async def ask(number: int) -> int:
+        if number == 0:
+            raise ValueError("no")
+        return number
+
+    answers = as_they_come(range(3), ask, 3)
+    assert [next(answers)[0], next(answers)[0]] == [1, 2]
+    with pytest.raises(ValueError, match="no"):
+        next(answers)

@@ -6,13 +6,14 @@ import itertools
 import random
 from collections.abc import Sequence
 
+import hydra
 import pytest
 from support.actor_rows import Rows
 from verl.utils import tensordict_utils as tu
 
 from verl_ee.objectives.examples import Example
 from verl_ee.trainer.actor.batch import to_batch
-from verl_ee.trainer.actor.micro_batches import BatchLimits, layout_of
+from verl_ee.trainer.actor.micro_batches import BatchLimits, layout_of, pads_rows
 
 WORKERS, MICRO = (1, 2, 8), range(1, 17)
 
@@ -94,3 +95,24 @@ def test_micro_batches_are_as_large_as_they_may_be() -> None:
     assert layout_of([100] * 16, BatchLimits(8, 16, None, pads=True)).rows == 2
     assert layout_of([100] * 16, BatchLimits(1, 6, None, pads=False)).rows == 6
     assert layout_of([100] * 16, BatchLimits(1, None, 800, pads=False)).rows is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "pads"),
+    [
+        (("actor_rollout_ref.model.use_remove_padding=True",), False),
+        (("actor_rollout_ref.model.use_remove_padding=False",), True),
+        (("model_engine=megatron", "actor_rollout_ref.model.use_remove_padding=False"), True),
+        (("model_engine=megatron", "actor_rollout_ref.actor.megatron.use_remove_padding=False"), False),
+        (
+            (
+                *("model_engine=megatron", "actor_rollout_ref.model.use_remove_padding=False"),
+                "actor_rollout_ref.actor.megatron.virtual_pipeline_model_parallel_size=2",
+            ),
+            False,
+        ),
+    ],
+)
+def test_an_engine_pads_where_the_models_key_says_so(overrides: tuple[str, ...], pads: bool) -> None:
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        assert pads_rows(hydra.compose("ppo_trainer", list(overrides)).actor_rollout_ref) == pads

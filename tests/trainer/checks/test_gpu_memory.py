@@ -87,9 +87,11 @@ def test_a_model_that_cannot_fit_is_refused_with_what_would(qwen: Path) -> None:
     assert "113 GiB" in message
     assert "80 GiB" in message
     fixes = [word.strip(";") for word in message.split() if word.startswith("++")]
-    assert [fix.split("=")[0].split(".")[-1] for fix in fixes] == ["offload_policy", "model_dtype", "lora_rank"]
-    for fix in fixes:
-        check_memory(composed(*job, "trainer.n_gpus_per_node=1", fix), CARD)
+    assert [fix.split("=")[0].split(".")[-1] for fix in fixes] == [
+        *("offload_policy", "model_dtype", "model_dtype", "lora_rank")
+    ]
+    for offered in message.split("Any of these would do: ")[1].split("; ")[:-1]:
+        check_memory(composed(*job, "trainer.n_gpus_per_node=1", *offered.split()), CARD)
     check_memory(composed(*job, "trainer.n_gpus_per_node=8"), CARD)
 
 
@@ -103,3 +105,24 @@ def test_servers_that_do_not_sleep_take_their_share(qwen: Path) -> None:
     message = refusal(composed(*job, *awake))
     assert "40 GiB" in message
     assert "free_cache_engine=False" in message
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (
+            "actor_rollout_ref.actor.optim.optimizer=AdamW8bit",
+            "actor_rollout_ref.actor.optim.optimizer_impl=bitsandbytes.optim",
+        ),
+        ("model_engine=megatron", "actor_rollout_ref.actor.megatron.expert_model_parallel_size=8"),
+        (
+            "model_engine=megatron",
+            "+actor_rollout_ref.actor.optim.override_optimizer_config.optimizer_cpu_offload=True",
+        ),
+    ],
+)
+def test_where_the_sum_is_another_nothing_is_refused(qwen: Path, other: tuple[str, ...]) -> None:
+    job = (f"actor_rollout_ref.model.path={qwen}", "trainer.n_gpus_per_node=1")
+    engine = [item for item in other if item.startswith("model_engine")]
+    assert refusal(composed(*job, *engine))
+    check_memory(composed(*job, *other), CARD)

@@ -87,7 +87,8 @@ class ProposalQueue:
 
     def _has_room(self) -> bool:
         under_way = sum(len(refs) for refs in self._under_way.values())
-        return not under_way or under_way + len(self._waiting[0]) <= self._window
+        # A batch is whole trajectories: the last one may go beyond the window, or a long one would have to be alone.
+        return under_way < self._window
 
     def close(self) -> None:
         """Drop the batches that are not under way; those that are end by themselves."""

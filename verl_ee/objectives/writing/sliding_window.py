@@ -27,7 +27,7 @@ def as_they_come(
 
     Args:
         requests: taken one by one.
-        ask: asks for one answer; an exception of it ends the iteration.
+        ask: asks for one answer; an exception of it ends the iteration, after the answers that had come.
         window: requests under way at a time, at least 1.
         ended: whether no more are taken; those under way are waited for.
         client: open for as long as there are requests.
@@ -46,7 +46,8 @@ def as_they_come(
                 return
             done, _ = loop.run_until_complete(asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED))
             # In the order in which they were asked.
-            for task in [task for task in under_way if task in done]:
+            finished = [task for task in under_way if task in done]
+            for task in sorted(finished, key=lambda task: task.exception() is not None):
                 yield under_way.pop(task), task.result()
     finally:
         loop.run_until_complete(_cancel(under_way))

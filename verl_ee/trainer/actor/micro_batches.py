@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from omegaconf import DictConfig
+
 MOST_ROWS = 1.1
 """Rows that an engine which pads may be sent, padding included, per row that was given."""
 MOST_TOKENS = 1.25
@@ -32,6 +34,19 @@ class BatchLimits:
     rows: int | None
     tokens: int | None
     pads: bool
+
+
+def pads_rows(job: DictConfig) -> bool:
+    """Return whether a job's engine pads rows, and may be given micro-batches of any number.
+
+    verl takes this key for Megatron's engine too, whatever its own says. With virtual pipeline stages Megatron needs a
+    number of micro-batches that verl alone arranges.
+
+    Args:
+        job: `actor_rollout_ref`.
+    """
+    has_virtual_stages = job.actor.strategy == "megatron" and job.actor.megatron.virtual_pipeline_model_parallel_size
+    return not (job.model.use_remove_padding or has_virtual_stages)
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,15 @@ def check_memory(config: DictConfig, card: int) -> None:
     """Refuse a job whose training cannot fit on its GPUs, whatever its batches are.
 
     Args:
-        config: config of verl. A model that is no local folder, or needs code of its own, is not checked.
+        config: config of verl. It is not checked where the sum is another: a model that is no local folder, or needs
+            code of its own; experts in parallel; an optimizer that is not torch's AdamW, or has settings of its own.
         card: bytes of one GPU.
 
     Raises:
         ConfigError: with what is needed, what there is, and the settings that would fit.
     """
+    if not _is_plain(config.actor_rollout_ref.actor):
+        return
     count = parameter_count(config.actor_rollout_ref.model.path)
     if count is None:
         return
@@ -104,20 +107,31 @@ def parameter_count(path: str) -> int | None:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def _is_plain(actor: DictConfig) -> bool:
+    """Return whether every parameter is divided alike, and has AdamW's two moments on the device."""
+    if actor.strategy == "megatron":
+        return actor.megatron.expert_model_parallel_size == 1 and not actor.optim.get("override_optimizer_config")
+    return actor.optim.get("optimizer") == "AdamW" and actor.optim.get("optimizer_impl") == "torch.optim"
+
+
 def _ways_out(config: DictConfig, count: int, room: float) -> str:
     """Return the settings with which the weights, gradients and moments would fit."""
     strategy, actor = config.actor_rollout_ref.actor.strategy, "actor_rollout_ref.actor"
-    settings: list[tuple[str, str | bool | int]] = []
+    reference = "actor_rollout_ref.ref.fsdp_config.model_dtype"
+    settings: list[dict[str, str | bool | int]] = []
     if strategy == "fsdp2":
-        settings.append((f"{actor}.fsdp_config.offload_policy", True))
+        settings.append({f"{actor}.fsdp_config.offload_policy": True})
     if strategy != "megatron":
-        settings += [(f"{actor}.fsdp_config.model_dtype", "bf16"), ("actor_rollout_ref.model.lora_rank", 32)]
+        # A reference of another dtype is refused.
+        settings.append({f"{actor}.fsdp_config.model_dtype": "bf16", reference: "bf16"})
+        settings.append({"actor_rollout_ref.model.lora_rank": 32})
     fitting = []
-    for key, value in settings:
+    for values in settings:
         changed = config.copy()
-        OmegaConf.update(changed, key, value, force_add=True)
+        for key, value in values.items():
+            OmegaConf.update(changed, key, value, force_add=True)
         if training_memory(changed, count).total <= room:
-            fitting.append(f"++{key}={value}")
+            fitting.append(" ".join(f"++{key}={value}" for key, value in values.items()))
     return f"Any of these would do: {'; '.join([*fitting, 'more GPUs'])}."
 
 
