@@ -15,7 +15,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 USER_PATH := $(PATH)
 export PATH := $(abspath $(BIN)):$(PATH)
 export HF_HUB_OFFLINE := 1
-# What `setup` installs are builds for the CPU.
+# `setup` installs builds for the CPU.
 export VERL_PLATFORM := cpu
 
 .PHONY: help demo test test-all gpu bench lint setup constraints clean
@@ -54,7 +54,7 @@ test: setup ## run the fast tests
 test-all: setup ## run all tests but those that need a GPU or a network
 	python -m pytest -m "not gpu and not network"
 
-# In an environment of one's own with a CUDA build of torch and vLLM: docs/gpu.md. About 20 minutes on one card.
+# In an environment of one's own with a CUDA build of torch and vLLM: docs/gpu.md.
 gpu: ## run the jobs of tests/gpu on a GPU, with the python on PATH, and print one table
 	env -u VERL_PLATFORM PATH="$(USER_PATH)" python -m pytest -m gpu -s tests/gpu
 

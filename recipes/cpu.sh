@@ -1,6 +1,6 @@
 # Settings that a verl job needs to run on a CPU; source it, then pass "${CPU[@]}". recipes/gpu.sh is its counterpart.
 # Environment: CPU_DTYPE (bfloat16, float32) of actor, reference and servers; unset, the processor decides.
-# Without it the plugin leaves verl as it is, also where there is no accelerator.
+# Without this variable the plugin leaves verl as it is, also where there is no accelerator.
 export VERL_PLATFORM=cpu
 export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}   # GiB of KV cache
 export VLLM_CPU_OMP_THREADS_BIND=${VLLM_CPU_OMP_THREADS_BIND:-nobind}

@@ -19,7 +19,7 @@ case $OFFLOAD in
     return 1
     ;;
 esac
-# verl's default is flash attention, whose package is not part of any extra.
+# verl's default is flash attention, whose package the extra `vllm` does not bring.
 if ! python -c 'from importlib.util import find_spec; raise SystemExit(find_spec("flash_attn") is None)'; then
   # Packed rows would need a mask of the whole pack by itself.
   GPU+=(+actor_rollout_ref.model.override_config.attn_implementation=sdpa actor_rollout_ref.model.use_remove_padding=False)

@@ -16,7 +16,7 @@ LOSSES = [5.0, 2.0, 0.5]
 
 @pytest.fixture(scope="module")
 def good(job: Job) -> Recording:
-    """What the shared job showed on a CPU; what only a card, an adapter or a second job can show is filled in."""
+    """The shared job as it ran on a CPU; values that need a card, an adapter or a second job are filled in by hand."""
     before, after, reference = job.fingerprints
     grpo = [row for row in job.rows("metrics.jsonl") if row["stage"] == "grpo"]
     losses = stage_losses(job)

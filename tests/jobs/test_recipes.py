@@ -15,7 +15,7 @@ from support.jobs import ROOT
 RECIPES = sorted(ROOT.glob("recipes/*/run.sh"))
 METHODS = ("iwm", "imitation", "sr", "iwm_sr")
 UNUSED = {"reward.reward_model.rollout.name"}
-"""What verl's own config leaves open: the server of a reward model that these jobs do not have."""
+"""A key that verl's own config leaves open: the server of a reward model, which these jobs do not have."""
 STAND_IN = """#!/bin/bash
 # Answers for `verl-ee` and `python`: says how many GPUs there are, and writes down the job's overrides.
 case "$*" in

@@ -54,7 +54,7 @@ def test_an_identity_holds_our_keys_verls_and_the_content_of_files(identity: Ide
     "change",
     [
         *({"resume": "force"}, {"save_freq": 1}, {"evaluate": False}, {"prices": "prices.yaml"}, {"console": "quiet"}),
-        # What a message tells the user to raise or lower.
+        # Limits that a message tells the user to raise or lower.
         *({"max_dropped": 0.5}, {"reflection": {"min_accepted": 0.5}}),
         *({"collect": {"world_model": {key: 0.5}}} for key in ("max_failed", "max_mismatch")),
         *({"collect": {"world_model": {key: 7}}} for key in ("workers", "step_timeout", "start_timeout")),

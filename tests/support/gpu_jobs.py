@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from support.jobs import METHODS, ROOT, SMALL, Job, recipe_environment
 from verl_ee.experience.progress import read_plugin_line
 from verl_ee.experience.store import read_branches
 
+PLATFORM = os.environ.get("GPU_TESTS_PLATFORM", "")
+"""`cpu` runs the jobs without a card, so that this module can be tried; the line of the memory fails then."""
 SAMPLE_SECONDS = 0.1
 """Time between two looks at the memory of the card."""
 OFFLOADED = (
@@ -29,6 +31,9 @@ LORA = (
     "actor_rollout_ref.model.lora_alpha=16",
     "actor_rollout_ref.model.target_modules=all-linear",
 )
+if PLATFORM == "cpu":
+    # vLLM's CPU build takes no adapter.
+    LORA = (*LORA, "actor_rollout_ref.model.lora.merge=True")
 SAVES = "early_experience.save_freq=3"
 KILLED_AT_ROWS = 8
 """Rows of metrics after which a job is killed: within its first stage, behind a checkpoint."""
@@ -137,7 +142,7 @@ def merged_wrong(job: Job, target: Path) -> int:
 
     actor = job.folder / "global_step_0/actor"
     command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp", "--local_dir", str(actor)]
-    subprocess.run([*command, "--target_dir", str(target)], check=True, timeout=300, env=_environment())
+    subprocess.run([*command, "--target_dir", str(target)], check=True, timeout=300, env=_on_platform(os.environ))
     merged = AutoModelForCausalLM.from_pretrained(target, dtype=torch.bfloat16).state_dict()
     saved = _weights(job, 0)
     return sum(not torch.equal(merged[name].cpu(), value.bfloat16()) for name, value in saved.items())
@@ -149,22 +154,18 @@ def _weights(job: Job, step: int) -> dict[str, torch.Tensor]:
     return {name: value.to_local() if hasattr(value, "to_local") else value for name, value in saved.items()}
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment with the platform of this machine, which tests set to the CPU."""
-    environment = {key: value for key, value in os.environ.items() if key != "VERL_PLATFORM"}
-    platform = os.environ.get("GPU_TESTS_PLATFORM")
-    return environment | ({"VERL_PLATFORM": platform} if platform else {})
+def _on_platform(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with the platform of this machine, which tests set to the CPU, or one that is asked for."""
+    platform = {"VERL_PLATFORM": PLATFORM} if PLATFORM else {}
+    return {key: value for key, value in environment.items() if key != "VERL_PLATFORM"} | platform
 
 
 def _start(folder: Path, method: str, overrides: Sequence[str]) -> subprocess.Popen[str]:
     recipe = ["bash", str(ROOT / "recipes/household/run.sh"), *SMALL, *METHODS[method], *overrides]
-    wanted = recipe_environment(folder, method)
-    wanted.pop("VERL_PLATFORM", None)
-    # The judge reads the files of one worker.
-    wanted["GPUS"] = "1"
     return subprocess.Popen(
         [*recipe, "trainer.max_actor_ckpt_to_keep=null"],
-        env=wanted | _environment(),
+        # The judge reads the files of one worker.
+        env=_on_platform(recipe_environment(folder, method) | {"GPUS": "1"}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

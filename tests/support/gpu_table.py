@@ -20,7 +20,7 @@ SAME_LOSS = 0.02
 
 @dataclass(frozen=True)
 class Recording:
-    """What six jobs showed.
+    """Values that six jobs showed.
 
     Attributes:
         card: name of the GPU.

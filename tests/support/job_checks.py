@@ -16,7 +16,7 @@ from verl_ee.experience.expert_files import write_experts
 from verl_ee.trainer.checks.job import check_job
 
 CPU = ("trainer.device=cpu", "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM=cpu")
-"""What a job on the CPU says besides the environment variable."""
+"""Overrides of a job on the CPU, besides the environment variable."""
 MODEL = ROOT / "examples/tiny_base/model"
 
 

@@ -19,7 +19,7 @@ LOCK_SECONDS = 20
 POLL_SECONDS = 0.2
 """Pause between two attempts."""
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
-"""What a file system says of a file that another process has locked; NFS says the latter."""
+"""Errors of a file that another process has locked; NFS gives the latter."""
 
 logger = plugin_logger(__name__)
 

@@ -17,7 +17,7 @@ from verl_ee.trainer.actor.offload import Offload
 from verl_ee.trainer.actor.worker import fingerprint
 
 STEPS = 6
-"""Of each of two stages."""
+"""Steps of each of two stages."""
 
 
 def program(name: str, folder: Path, **arguments: Any) -> Any:
@@ -104,7 +104,7 @@ class Freed:
             self._away = [value.data.clone() for value in self.module[0].parameters()]
             for value in self.module[0].parameters():
                 value.data.untyped_storage().resize_(0)
-        elif model and device != "cpu":
+        elif model and device != "cpu" and self._away:
             for value, kept in zip(self.module[0].parameters(), self._away, strict=True):
                 value.data.untyped_storage().resize_(kept.nbytes)
                 value.data.copy_(kept)
@@ -149,14 +149,19 @@ def test_a_reference_is_loaded_where_it_computes(freed: Any) -> None:
 
 
 def test_full_precision_weights_are_taken_from_weights_that_are_there(freed: Any) -> None:
-    load_parts(Offload(freed), "folder", ["model"])
-    assert all(bool((value == 2.0).all()) for value in freed.main_weights)
+    for is_loaded in (False, True):
+        actor = Offload(freed)
+        if is_loaded:
+            actor.load()
+        load_parts(actor, "folder", ["model"])
+        assert all(bool((value == 2.0).all()) for value in freed.main_weights)
+        freed.main_weights = []
 
 
 def test_megatron_keeps_its_cached_memory_in_a_stage_alone(freed: Any) -> None:
     keep_cached_memory(freed)
     for _ in range(3):
-        # What a forward pass that shows logits sets.
+        # A forward pass that shows logits sets it.
         freed._distillation_use_topk_active = True
         assert freed.optimizer_step() == 0.5
     assert freed.emptied == 0

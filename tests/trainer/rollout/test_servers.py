@@ -23,7 +23,7 @@ class Manager:
 
 
 class Trainer:
-    """What verl's methods use of its `separate_async` trainer, at the first step of GRPO."""
+    """The part of verl's `separate_async` trainer that its methods use, at the first step of GRPO."""
 
     switch_to_rollout = PPOTrainerSeparateAsync.switch_to_rollout
     switch_to_trainer = PPOTrainerSeparateAsync.switch_to_trainer

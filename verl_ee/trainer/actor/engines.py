@@ -85,11 +85,12 @@ def load_parts(actor: Offload, path: str, contents: Sequence[str]) -> None:
     engine = actor.engine
     with checkpoint_contents(engine, contents):
         engine.load_checkpoint(path, del_local_after_load=False)
+    # verl has brought weights and moments back, whatever was loaded before.
+    actor.release()
     if is_megatron(engine) and "optimizer" not in contents:
         # The optimizer would put the full-precision weights that it still has over the loaded ones.
         with actor.loaded():
             engine.optimizer.reload_model_params()
-    actor.release()
 
 
 def load_reference(reference: Offload, path: str) -> None:

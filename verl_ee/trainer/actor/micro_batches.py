@@ -21,7 +21,7 @@ FILLER = 1
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """What a mini-batch has to be divided into.
+    """Workers and micro-batches that a mini-batch has to be divided into.
 
     Attributes:
         workers: workers that train on different rows.
@@ -70,7 +70,7 @@ def layout_of(lengths: Sequence[int], limits: BatchLimits) -> Layout:
 
     Args:
         lengths: tokens of each row; at least one.
-        limits: what the mini-batch has to be divided into.
+        limits: workers and micro-batches.
     """
     share = -(-len(lengths) // limits.workers)
     if limits.pads:
@@ -93,13 +93,13 @@ def sent_tokens(layout: Layout, lengths: Sequence[int], limits: BatchLimits) -> 
 
 def _little_padded(lengths: Sequence[int], limits: BatchLimits, share: int) -> Layout:
     """Return the layout with the largest micro-batches that keep padding within its bounds."""
-    largest = share if limits.rows is None else min(limits.rows, share)
+    longest = max(lengths)
+    largest = min(share, limits.rows or share, share if limits.tokens is None else limits.tokens // longest)
     for size in range(largest, 1, -1):
         layout = Layout(_dealt(lengths, limits.workers, size), size)
         too_many_rows = len(layout.order) > MOST_ROWS * len(lengths)
         too_many_tokens = sent_tokens(layout, lengths, limits) > MOST_TOKENS * sum(lengths)
-        too_large = limits.tokens is not None and size * max(lengths) > limits.tokens
-        if not (too_many_rows or too_many_tokens or too_large):
+        if not (too_many_rows or too_many_tokens):
             return layout
     return Layout(_dealt(lengths, limits.workers, 1), 1)
 

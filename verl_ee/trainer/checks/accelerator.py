@@ -99,7 +99,8 @@ def _check_attention(model: DictConfig) -> None:
     if attention == FLASH and find_spec("flash_attn") is None:
         raise ConfigError(
             f"{ATTENTION_KEY}={FLASH!r}, which is verl's default, needs the package flash-attn. Run `{INSTALL_FLASH}`, "
-            f"or add +{ATTENTION_KEY}=sdpa to use torch's own attention."
+            f"or add +{ATTENTION_KEY}=sdpa to use torch's own attention; with actor_rollout_ref.model."
+            "use_remove_padding=False, since packed rows need a mask of the whole pack there."
         )
 
 

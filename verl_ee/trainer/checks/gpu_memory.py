@@ -101,7 +101,9 @@ def parameter_count(path: str) -> int | None:
 
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+            # Left unsaid, transformers asks on the terminal whether it may run the folder's code.
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception:  # an architecture that transformers does not have; verl will say what is wrong with it
         return None
     return sum(parameter.numel() for parameter in model.parameters())
