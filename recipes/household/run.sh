@@ -17,6 +17,9 @@ verl-ee envs tasks --env $ENV --split train:2000 -n 1024 --out "$OUT/data/train.
 verl-ee envs tasks --env $ENV --split seen --split unseen -n "$EPISODES" --out "$OUT/data/val.parquet"
 
 EARLY=(
+  # The prompt that the tiny base was trained on.
+  early_experience.prompt.system="'You act in a text world. Answer with one action.'"
+  early_experience.prompt.instruction="''"
   early_experience.environment.id=$ENV +early_experience.environment.kwargs.reward=$REWARD
   early_experience.experts="$OUT/data/experts.jsonl"
   early_experience.max_turns=16 early_experience.console="${CONSOLE:-full}"

@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from verl_ee.config import CollectConfig, EarlyExperienceConfig, EnvironmentConfig, built, parse
+from verl_ee.config.base import ROOT
 from verl_ee.config.group import FOLDER
-from verl_ee.config.models import ROOT, Objective
+from verl_ee.config.models import Objective
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ConfigError, StageError, StoreError, not_yaml
 from verl_ee.experience.expert_files import ExpertFile, load_experts

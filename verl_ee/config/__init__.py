@@ -1,5 +1,6 @@
 """The config group behind `+early_experience=<name>`, and the typed, frozen config that it becomes."""
 
+from verl_ee.config.base import ROOT
 from verl_ee.config.checks import (
     built,
     check_sets,
@@ -9,18 +10,9 @@ from verl_ee.config.checks import (
     parse,
     sets_of,
 )
-from verl_ee.config.models import (
-    ROOT,
-    CollectConfig,
-    EarlyExperienceConfig,
-    EndpointConfig,
-    EnvironmentConfig,
-    Objective,
-    ReflectionConfig,
-    StageConfig,
-    WorldModelConfig,
-    WriterConfig,
-)
+from verl_ee.config.collecting import CollectConfig, EnvironmentConfig
+from verl_ee.config.models import EarlyExperienceConfig, Objective, PromptConfig, StageConfig
+from verl_ee.config.objectives import EndpointConfig, ReflectionConfig, WorldModelConfig, WriterConfig
 
 __all__ = [
     "ROOT",
@@ -29,6 +21,7 @@ __all__ = [
     "EndpointConfig",
     "EnvironmentConfig",
     "Objective",
+    "PromptConfig",
     "ReflectionConfig",
     "StageConfig",
     "WorldModelConfig",

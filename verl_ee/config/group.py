@@ -7,7 +7,7 @@ from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ee.config.models import ROOT
+from verl_ee.config.base import ROOT
 
 FOLDER = Path(__file__).parent / ROOT
 TRAINER_MODES = {

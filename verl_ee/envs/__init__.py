@@ -6,6 +6,7 @@ import gymnasium
 
 from verl_ee.envs.contract import (
     AdmissibleActions,
+    CanonicalForm,
     Expert,
     ExpertStep,
     ExpertTrajectory,
@@ -14,6 +15,7 @@ from verl_ee.envs.contract import (
     Tasks,
     TextEnv,
     arguments,
+    canonical_form,
     capabilities,
     make,
     nondeterministic,
@@ -22,6 +24,7 @@ from verl_ee.envs.contract import (
 
 __all__ = [
     "AdmissibleActions",
+    "CanonicalForm",
     "Expert",
     "ExpertStep",
     "ExpertTrajectory",
@@ -30,6 +33,7 @@ __all__ = [
     "Tasks",
     "TextEnv",
     "arguments",
+    "canonical_form",
     "capabilities",
     "make",
     "nondeterministic",

@@ -5,7 +5,11 @@ The info dict of `reset`, `step` and `restore` may hold:
 - `task`: the instruction, text;
 - `admissible_actions`: the actions that are possible now, a tuple of text in a fixed order;
 - `success`: whether the task is solved, bool;
-- `valid`: whether the last action was understood and possible, bool.
+- `valid`: whether the last action was understood and possible, bool; missing, that is not known;
+- `outcome_class`: the class of the last action's outcome, text, for instance the kind of a violated constraint.
+
+The class of an environment may have a static method `canonical_action(action)`, which says which two actions are the
+same in it (`canonical_form`).
 
 A capability is a protocol that the unwrapped environment fulfils; nothing is looked up by an environment's name.
 """
@@ -18,6 +22,7 @@ import importlib.metadata
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
@@ -28,6 +33,8 @@ from verl_ee.errors import EnvError, did_you_mean
 NAMESPACE = "verl_ee/"
 TextEnv = gymnasium.Env[str, str]
 """An environment whose observations and actions are text."""
+CanonicalForm = Callable[[str], str]
+"""A function that maps all ways to write one action to one text."""
 Info = dict[str, Any]
 """The info dict of Gymnasium: an environment may put anything into it besides the keys above."""
 
@@ -199,6 +206,20 @@ def version_of(env_id: str) -> str:
         return importlib.metadata.version(creator.__module__.split(".")[0])
     except (importlib.metadata.PackageNotFoundError, AttributeError):
         return "unknown"
+
+
+@cache
+def canonical_form(env_id: str) -> CanonicalForm:
+    """Return the function that gives the canonical form of an environment's actions, in which two are compared.
+
+    It is the static method `canonical_action` of the environment's class. Without one, two actions are the same if they
+    are equal but for outer white space. A canonical form is never executed, learned or shown.
+
+    Raises:
+        EnvError: if the id is unknown, or what it needs is not installed.
+    """
+    form: CanonicalForm = getattr(_creator(_spec(env_id)), "canonical_action", str.strip)
+    return form
 
 
 def nondeterministic(env_id: str) -> bool:

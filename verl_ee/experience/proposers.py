@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from verl_ee.config import CollectConfig
-from verl_ee.envs import ExpertTrajectory
+from verl_ee.envs import CanonicalForm, ExpertTrajectory, canonical_form
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.prompts.actions import canonical
 from verl_ee.prompts.state import State
 
 EXPERT = "expert"
@@ -30,12 +29,19 @@ class ProposalRequest:
         task: id of the task.
         state: what the agent sees there.
         expert_action: the expert's action, which is no alternative.
+        environment: Gymnasium id, which decides which two actions are the same.
     """
 
     ref: StateRef
     task: str
     state: State
     expert_action: str
+    environment: str
+
+    @property
+    def canonical(self) -> CanonicalForm:
+        """The function that gives the canonical form of an action."""
+        return canonical_form(self.environment)
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,8 @@ def listed_proposals(
     k = config.k if config.alternatives == "admissible" else len(listed)
     expert_action = trajectory.steps[step].action
     allowed = allowed_alternatives(listed, expert_action, config)
-    actions = sample_admissible(allowed, expert_action, k, seed_of(config, trajectory.task, step))
+    canonical = canonical_form(trajectory.environment)
+    actions = sample_admissible(allowed, expert_action, k, seed_of(config, trajectory.task, step), canonical)
     return tuple(Proposal(action, config.alternatives) for action in actions)
 
 
@@ -109,7 +116,9 @@ def seed_of(config: CollectConfig, task: str, step: int) -> str:
     return f"{config.seed}:{task}:{step}"
 
 
-def sample_admissible(listed: Sequence[str], expert_action: str, k: int, seed: str) -> list[str]:
+def sample_admissible(
+    listed: Sequence[str], expert_action: str, k: int, seed: str, canonical: CanonicalForm
+) -> list[str]:
     """Return up to K of the listed actions, uniform without replacement, the expert's left out (paper, section B.1)."""
     taken, pool = {canonical(expert_action)}, list[str]()
     for action in listed:
@@ -137,12 +146,12 @@ def allowed_alternatives(actions: Sequence[str], expert_action: str, config: Col
 
 
 def tool_of(action: str) -> str:
-    """Return the `name` of a JSON tool call, else the first word of the canonical action.
+    """Return the `name` of a JSON tool call, else its first word.
 
     A call may stand between `<tool_call>` and `</tool_call>`; a word ends before a bracket, so that the tool of
     `search[red mug]` is `search`.
     """
-    text = canonical(action)
+    text = action.strip()
     try:
         call = json.loads(text.removeprefix("<tool_call>").removesuffix("</tool_call>"))
     except (ValueError, RecursionError):
@@ -169,19 +178,20 @@ def policy_proposals(
     """
     allowed = allowed_alternatives([proposal.action for proposal in drawn], request.expert_action, config)
     candidates = [proposal for proposal in drawn if proposal.action in allowed]
-    chosen = distinct_alternatives(candidates, request.expert_action, config.k)
+    chosen = distinct_alternatives(candidates, request, config.k)
     listed = visible_state(request, config).admissible_actions
     if listed is None:
         return chosen
     spare = _spare_proposals(chosen, listed, config, request)
     if config.unlisted == "replace":
-        chosen = _replace_unlisted(chosen, listed, spare)
+        chosen = _replace_unlisted(chosen, listed, spare, request.canonical)
     extra = min(config.extra_admissible, len(spare)) if config.alternatives == "mixture" else 0
     return (*chosen, *(spare.popleft() for _ in range(extra)))
 
 
-def distinct_alternatives(proposals: Iterable[Proposal], expert_action: str, k: int) -> tuple[Proposal, ...]:
+def distinct_alternatives(proposals: Iterable[Proposal], request: ProposalRequest, k: int) -> tuple[Proposal, ...]:
     """Return the first K proposals that differ from each other and from the expert's action in canonical form."""
+    canonical, expert_action = request.canonical, request.expert_action
     taken, distinct = {canonical(expert_action)}, list[Proposal]()
     for proposal in proposals:
         form = canonical(proposal.action)
@@ -195,14 +205,15 @@ def _spare_proposals(
     chosen: Sequence[Proposal], listed: Sequence[str], config: CollectConfig, request: ProposalRequest
 ) -> deque[Proposal]:
     """Return the listed actions that are neither chosen nor the expert's, in a random order."""
+    canonical = request.canonical
     chosen_forms = {canonical(proposal.action) for proposal in chosen}
     seed = seed_of(config, request.task, request.ref.step)
-    actions = sample_admissible(listed, request.expert_action, len(listed), seed)
+    actions = sample_admissible(listed, request.expert_action, len(listed), seed, canonical)
     return deque(Proposal(action, "admissible") for action in actions if canonical(action) not in chosen_forms)
 
 
 def _replace_unlisted(
-    chosen: Sequence[Proposal], listed: Sequence[str], spare: deque[Proposal]
+    chosen: Sequence[Proposal], listed: Sequence[str], spare: deque[Proposal], canonical: CanonicalForm
 ) -> tuple[Proposal, ...]:
     """Return the chosen proposals; a spare one replaces each that is not listed, as long as there are any."""
     listed_forms = {canonical(action) for action in listed}

@@ -17,7 +17,6 @@ from verl_ee.experience.files.atomic import digest
 from verl_ee.experience.files.parquet import TableRow, read_metadata, read_table, write_table
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.prompts.actions import canonical
 
 TRANSITIONS, BRANCHES = "transitions.parquet", "branches.parquet"
 TRANSITION_SCHEMA = pa.schema(
@@ -113,7 +112,7 @@ def state_key(
         environment: id, version and arguments.
         task: id of the task.
         seed: seed of the reset.
-        prefix: actions since the reset; two that are equal in canonical form count as one.
+        prefix: canonical forms of the actions since the reset.
         owner: the only collection that may use the state; empty where all share it.
     """
     state = digest([dict(environment), task, seed, owner])
@@ -123,8 +122,13 @@ def state_key(
 
 
 def transition_key(state: str, action: str) -> str:
-    """Return the hash of a transition, its state and the action's canonical form; the state it leads to has it too."""
-    return digest([state, canonical(action)])
+    """Return the hash of a transition, which the state that it leads to has too.
+
+    Args:
+        state: hash of its state.
+        action: the action's canonical form.
+    """
+    return digest([state, action])
 
 
 def write_store(

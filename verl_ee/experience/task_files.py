@@ -12,7 +12,7 @@ from verl_ee.envs import TextEnv
 from verl_ee.experience.files.atomic import atomic
 from verl_ee.experience.files.parquet import TableRow
 from verl_ee.prompts.state import EpisodeHistory
-from verl_ee.prompts.text import render_policy
+from verl_ee.prompts.text import state_text
 
 AGENT_NAME = "early_experience"
 
@@ -32,12 +32,12 @@ def write_tasks(path: Path, env: TextEnv, tasks: Iterable[tuple[str, str]]) -> i
     rows: list[TableRow] = []
     for index, (split, task) in enumerate(tasks):
         observation, info = env.reset(options={"task": task})
-        state = EpisodeHistory(info["task"], 0).state(observation, info.get("admissible_actions"))
+        state = EpisodeHistory(info.get("task", ""), 0).state(observation, info.get("admissible_actions"))
         rows.append(
             {
                 "data_source": f"{name}/{split}",
                 "agent_name": AGENT_NAME,
-                "prompt": render_policy(state),
+                "prompt": [{"role": "user", "content": state_text(state)}],
                 "ability": "agent",
                 "reward_model": {"style": "rule", "ground_truth": ""},
                 "extra_info": {"index": index, "task": task, "split": split},

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+from verl_ee.config import PromptConfig
 from verl_ee.config.models import Objective
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ExampleFileError, did_you_mean
@@ -48,17 +49,22 @@ class Row:
         return [*self.prompt, {"role": "assistant", "content": self.target}]
 
 
-def imitation_rows(trajectories: Iterable[ExpertTrajectory], history_length: int) -> Iterator[Row]:
+def imitation_rows(
+    trajectories: Iterable[ExpertTrajectory], history_length: int, wording: PromptConfig
+) -> Iterator[Row]:
     """Yield one row per expert step: the state, then the expert's thought (if it has one) and action."""
     for index, trajectory in enumerate(trajectories):
         for step, state in enumerate(expert_states(trajectory, history_length)):
             expert_step = trajectory.steps[step]
             response = render_response(expert_step.action, expert_step.thought)
-            yield Row(tuple(render_policy(state)), response, "imitation", f"trajectory {index}, step {step}")
+            yield Row(tuple(render_policy(state, wording)), response, "imitation", f"trajectory {index}, step {step}")
 
 
 def reflection_rows(
-    trajectories: Sequence[ExpertTrajectory], rationales: Iterable[Rationale], history_length: int
+    trajectories: Sequence[ExpertTrajectory],
+    rationales: Iterable[Rationale],
+    history_length: int,
+    wording: PromptConfig,
 ) -> Iterator[Row]:
     """Yield one row per accepted rationale: the state, then the rationale and the expert's action (equation 4).
 
@@ -69,7 +75,7 @@ def reflection_rows(
         if not rationale.accepted:
             continue
         ref = rationale.ref
-        prompt = render_policy(states[ref.trajectory][ref.step])
+        prompt = render_policy(states[ref.trajectory][ref.step], wording)
         response = render_response(trajectories[ref.trajectory].steps[ref.step].action, rationale.text)
         provenance = f"trajectory {ref.trajectory}, step {ref.step}, {rationale.writer}"
         yield Row(tuple(prompt), response, "reflection", provenance)

@@ -55,8 +55,10 @@ class StageRows:
         if objective in self._given_rows:
             return self._given_rows[objective]
         if objective == "imitation":
-            return imitation_rows(self._trajectories, self._config.history_length)
-        return reflection_rows(self._trajectories, read_rationales(self._texts), self._config.history_length)
+            return imitation_rows(self._trajectories, self._config.history_length, self._config.prompt)
+        return reflection_rows(
+            self._trajectories, read_rationales(self._texts), self._config.history_length, self._config.prompt
+        )
 
     def summary_requests(self) -> list[SummaryRequest]:
         """Return the transitions that need a summary: those of the world model, if it predicts summaries.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from verl_ee.prompts.actions import canonical
 from verl_ee.prompts.control_tokens import break_control_tokens, break_in_messages
+from verl_ee.prompts.response import Response, listed_action, read_response
 from verl_ee.prompts.state import EpisodeHistory, State, Turn, recent
 from verl_ee.prompts.text import (
     Message,
-    Response,
-    parse_response,
     render_outcome,
     render_policy,
     render_response,
@@ -24,8 +22,8 @@ __all__ = [
     "Turn",
     "break_control_tokens",
     "break_in_messages",
-    "canonical",
-    "parse_response",
+    "listed_action",
+    "read_response",
     "recent",
     "render_outcome",
     "render_policy",

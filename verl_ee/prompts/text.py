@@ -1,18 +1,16 @@
 """One text form for states, actions and outcomes, shared by every stage.
 
 Imitation, world model, reflection, GRPO and evaluation all build their chat messages here, so a prompt in training
-equals the prompt of a rollout. The way back, from a response to an action, is here as well.
+equals the prompt of a rollout. `verl_ee.prompts.response` is the way back, from a response to an action.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypedDict
 
-from verl_ee.prompts.actions import canonical
+from verl_ee.config import PromptConfig
 from verl_ee.prompts.state import State
 
-POLICY_SYSTEM = "You act in a text world. Answer with one action."
 WORLD_MODEL_SYSTEM = "You are the text world. Tell what the action leads to."
 ACTION_PREFIX = "Action:"
 OUTCOME_OPEN, OUTCOME_CLOSE = "<observation>", "</observation>"
@@ -25,22 +23,18 @@ class Message(TypedDict):
     content: str
 
 
-@dataclass(frozen=True)
-class Response:
-    """A response of the policy, taken apart.
+def render_policy(state: State, prompt: PromptConfig) -> list[Message]:
+    """Return the messages that ask the policy for an action in `state`.
 
-    Attributes:
-        action: the action, or None where the response holds none.
-        thought: the text before the action, empty if there is none.
+    Args:
+        state: all that the agent sees.
+        prompt: what the messages say besides the state.
     """
-
-    action: str | None
-    thought: str = ""
-
-
-def render_policy(state: State) -> list[Message]:
-    """Return the messages that ask the policy for an action in `state`."""
-    return [{"role": "system", "content": POLICY_SYSTEM}, {"role": "user", "content": state_text(state)}]
+    content = state_text(state)
+    if prompt.instruction:
+        content = f"{content}\n\n{prompt.instruction}"
+    system: list[Message] = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    return [*system, {"role": "user", "content": content}]
 
 
 def render_world_model(state: State, action: str) -> list[Message]:
@@ -55,7 +49,8 @@ def render_world_model(state: State, action: str) -> list[Message]:
 
 def render_response(action: str, thought: str | None = None) -> str:
     """Return the response that takes `action`, after `thought` if there is one."""
-    line = f"{ACTION_PREFIX} {action}"
+    # The indentation of a first line survives on a line of its own.
+    line = f"{ACTION_PREFIX}\n{action}" if action[:1].isspace() else f"{ACTION_PREFIX} {action}"
     return f"{thought.strip()}\n{line}" if thought and thought.strip() else line
 
 
@@ -64,23 +59,9 @@ def render_outcome(observation: str) -> str:
     return f"{OUTCOME_OPEN} {observation} {OUTCOME_CLOSE}"
 
 
-def parse_response(text: str) -> Response:
-    """Take a response apart; the last line that starts with `Action:` wins.
-
-    Never raises: a response without an action has `action=None`.
-    """
-    lines = text.strip().splitlines()
-    for index in range(len(lines) - 1, -1, -1):
-        line = lines[index].strip()
-        if line.startswith(ACTION_PREFIX):
-            action = canonical(line[len(ACTION_PREFIX) :])
-            return Response(action or None, "\n".join(lines[:index]).strip())
-    return Response(None, text.strip())
-
-
 def state_text(state: State) -> str:
     """Return a state as every prompt shows it."""
-    lines = [f"Task: {state.task}"]
+    lines = [f"Task: {state.task}"] if state.task else []
     for turn in state.history:
         lines += [turn.observation, f"> {turn.action}"]
     lines.append(state.observation)

@@ -29,7 +29,7 @@ from typing import IO
 from omegaconf import DictConfig
 
 from verl_ee.config import EarlyExperienceConfig
-from verl_ee.config.models import ROOT
+from verl_ee.config.base import ROOT
 from verl_ee.errors import ConfigError
 from verl_ee.run.error import RunError
 from verl_ee.run.identity import Identity, differences, identity_of

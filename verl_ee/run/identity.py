@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import JsonValue
 
 from verl_ee.config import EarlyExperienceConfig
-from verl_ee.config.models import ROOT
+from verl_ee.config.base import ROOT
 from verl_ee.errors import ConfigError
 from verl_ee.experience.provenance import DECISIVE
 
@@ -31,7 +31,12 @@ VERL_KEYS = (
     "data.max_response_length",
 )
 """verl's keys that examples and mid-training depend on."""
-WITHOUT_EFFECT = frozenset({"resume", "save_freq", "evaluate", "console", "prices", "max_dropped"})
+WITHOUT_EFFECT = frozenset(
+    {
+        *("resume", "save_freq", "evaluate", "console", "prices", "max_dropped"),
+        *("step_timeout", "start_timeout", "max_failed_episodes"),
+    }
+)
 """Our keys that change neither data nor weights: limits may be raised."""
 FILES = ("experts", "examples", "demonstrations")
 """Our keys that name a file whose content counts."""

@@ -128,7 +128,7 @@ class DataPreparation:
         to_explain = situations(experts.trajectories, branches, self.early.history_length, config.k)
         writer_config = self.early.writer(config.writer)
         writer = TemplateWriter() if writer_config.kind == "template" else self._writer(config.writer, writer_config)
-        rationales = write_rationales(self.folder.files, to_explain, writer, config.gates, config.min_accepted)
+        rationales = write_rationales(self.folder.files, to_explain, writer, config.gates, config.min_accepted or 0.0)
         gates, seconds = gate_counts(rationales), time.monotonic() - began
         self.summary.record_rationales(gates, seconds)
         logger.info(f"reflect: {gates.get('accepted', 0)} of {len(rationales)} rationales accepted ({seconds:.0f} s)")
@@ -170,7 +170,15 @@ class DataPreparation:
         max_prompt = int(self.config.data.max_prompt_length)
         window = max(1, sequences_at_a_time(self.config) // (config.draws or config.k))
         return PolicyProposer(
-            self.sampler(), self.encoder, self.tokenizer, config, self._sampling(), policy, max_prompt, window
+            self.sampler(),
+            self.encoder,
+            self.tokenizer,
+            config,
+            self._sampling(),
+            self.early.prompt,
+            policy,
+            max_prompt,
+            window,
         )
 
     def _writer(self, name: str, config: WriterConfig) -> EndpointWriter | PolicyWriter:

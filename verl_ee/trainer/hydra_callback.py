@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ee.config.models import ROOT
+from verl_ee.config.base import ROOT
 from verl_ee.errors import ConfigError, EarlyExperienceError, own_error
 from verl_ee.experience.progress import plugin_logger
 from verl_ee.run.console import QuietConsole

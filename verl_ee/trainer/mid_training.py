@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from verl_ee.config import StageConfig
-from verl_ee.config.models import ROOT
+from verl_ee.config.base import ROOT
 from verl_ee.errors import StageError
 from verl_ee.experience.progress import plugin_logger, progress_bar
 from verl_ee.objectives.examples import Example

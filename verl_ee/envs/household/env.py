@@ -90,6 +90,11 @@ class Household(gymnasium.Env[str, str]):
         self._house = tasks.house_of(str(task), self.size)
         return self._enter(self._house.start, 0, text.overview(self._house), True)
 
+    @staticmethod
+    def canonical_action(action: str) -> str:
+        """Return an action in lower case with single spaces: other ways to write it mean the same."""
+        return " ".join(action.lower().split())
+
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """Take an action; upper case and spaces around words do not matter.
 
@@ -101,7 +106,7 @@ class Household(gymnasium.Env[str, str]):
             raise EnvError(f"An action of Household is text, not {type(action).__name__}: {action!r}.")
         if self._success or self._steps >= self.max_steps:
             raise EnvError("The episode has ended. Call reset() or restore() before step().")
-        command = self._commands.get(" ".join(action.lower().split()))
+        command = self._commands.get(self.canonical_action(action))
         if command is None:
             observation, info = self._enter(self._state, self._steps + 1, text.IMPOSSIBLE, False)
         else:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from verl_ee.config import CollectConfig
+from verl_ee.envs import canonical_form
 from verl_ee.experience.branching.protocol import (
     Fault,
     StateLostError,
@@ -74,6 +75,7 @@ class _Brancher:
     ) -> None:
         self._session, self._restore, self._unit, self._config = session, restore, unit, config
         self._on_attempt = on_attempt
+        self._canonical = canonical_form(unit.trajectory.environment)
         self._replayer = Replayer(session, unit.trajectory, unit.trajectory_index)
         self._arrived = False
         """Whether the restore method has prepared for the present state."""
@@ -101,7 +103,7 @@ class _Brancher:
     def _branch_state(self, request: StateRequest, view: StateView) -> StateResult:
         """Execute the alternatives of the state that was just reached."""
         alternatives = self._alternatives(request, view)
-        outcomes, faults = self._execute(request.step, request.unknown_actions(alternatives))
+        outcomes, faults = self._execute(request.step, request.unknown_actions(alternatives, self._canonical))
         return StateResult(
             self._replayer.ref(request.step),
             alternatives,

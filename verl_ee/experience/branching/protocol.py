@@ -10,10 +10,9 @@ from typing import IO
 from pydantic import TypeAdapter
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
-from verl_ee.envs import ExpertTrajectory
+from verl_ee.envs import CanonicalForm, ExpertTrajectory, canonical_form
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.prompts.actions import canonical
 
 RESTORE_METHODS = ("snapshot", "fork", "replay")
 AUTO = "auto"
@@ -37,7 +36,7 @@ class StateRequest:
     known: tuple[str, ...] = ()
     include_expert: bool = True
 
-    def unknown_actions(self, actions: Sequence[str]) -> list[str]:
+    def unknown_actions(self, actions: Sequence[str], canonical: CanonicalForm) -> list[str]:
         """Return the actions whose outcome is not known, in their order."""
         known = set(self.known)
         return [action for action in actions if canonical(action) not in known]
@@ -135,8 +134,11 @@ def env_steps_of(unit: WorkUnit, restore: str, listed: int = 0) -> int:
         restore: one of `RESTORE_METHODS`.
         listed: alternatives per state where the environment chooses.
     """
+    canonical = canonical_form(unit.trajectory.environment)
     counts = {
-        request.step: listed if request.alternatives is None else len(request.unknown_actions(request.alternatives))
+        request.step: listed
+        if request.alternatives is None
+        else len(request.unknown_actions(request.alternatives, canonical))
         for request in unit.requests
     }
     walked = max((request.step + 1 for request in unit.requests if request.include_expert), default=0)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
-from verl_ee.envs import ExpertTrajectory
+from verl_ee.envs import ExpertTrajectory, canonical_form
 from verl_ee.errors import BranchError, EnvError
 from verl_ee.experience.branching.host_process import HostProcess
 from verl_ee.experience.branching.protocol import (
@@ -32,7 +32,6 @@ from verl_ee.experience.branching.protocol import (
 )
 from verl_ee.experience.branching.replayer import TRIES
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.prompts.actions import canonical
 
 
 class HostSupervisor:
@@ -235,6 +234,7 @@ class _UnitProgress:
         self.requests = [request for request in self.requests if request.step < step]
 
     def _without_action(self, request: StateRequest, action: str) -> StateRequest:
+        canonical = canonical_form(self._unit.trajectory.environment)
         is_expert_action = action == self._unit.trajectory.steps[request.step].action
         return replace(
             request,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
-from verl_ee.envs import ExpertTrajectory, nondeterministic
+from verl_ee.envs import ExpertTrajectory, canonical_form, nondeterministic
 from verl_ee.experience.branching.protocol import StateResult, Usage, WorkUnit
 from verl_ee.experience.collecting.collection_folder import CollectionFolder
 from verl_ee.experience.collecting.failures import Failures
@@ -97,10 +97,10 @@ class Collection:
             StoreError: if the folder holds another collection, or something in it is broken.
         """
         self._folder, self._environment, self._config = CollectionFolder(folder), environment, config
-        self._provenance = dict(provenance)
+        self._provenance, self._canonical = dict(provenance), canonical_form(environment.id)
         run = self._open()
         self._shared = config.cache is not None
-        self._cache = TransitionCache(cache_folder(self._folder, config))
+        self._cache = TransitionCache(cache_folder(self._folder, config), self._canonical)
         self._journal = ProposalJournal(self._folder.proposals)
         owner = run if nondeterministic(environment.id) else ""
         self.plan = CollectionPlan(trajectories, config, self._cache, self._journal, owner)
@@ -209,7 +209,7 @@ class Collection:
         trajectory, state = self.plan.trajectories[ref.trajectory], self.plan.key(ref)
         prefix = tuple(step.action for step in trajectory.steps[: ref.step])
         return [
-            Transition(transition_key(state, outcome.action), state, trajectory.task, prefix, outcome)
+            Transition(transition_key(state, self._canonical(outcome.action)), state, trajectory.task, prefix, outcome)
             for outcome in outcomes
         ]
 

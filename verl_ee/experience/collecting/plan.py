@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from verl_ee.config import CollectConfig
-from verl_ee.envs import ExpertTrajectory
+from verl_ee.envs import CanonicalForm, ExpertTrajectory, canonical_form
 from verl_ee.experience.branching.protocol import StateRequest, Usage, WorkUnit, env_steps_of
 from verl_ee.experience.collecting.proposal_journal import DecidedState, ProposalJournal
 from verl_ee.experience.collecting.transition_cache import TransitionCache
 from verl_ee.experience.proposers import EXPERT, LISTED, Proposal, listed_proposals
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import state_key, transition_key
-from verl_ee.prompts.actions import canonical
 
 REPLAY_PIECES = 2
 """Pieces per worker of what is replayed: a state costs as much wherever it is executed, and more the later it is."""
@@ -67,6 +66,10 @@ class CollectionPlan:
         """Return the expert's action in a state."""
         return self.trajectories[ref.trajectory].steps[ref.step].action
 
+    def canonical(self, ref: StateRef) -> CanonicalForm:
+        """Return the function that gives the canonical form of an action in a state."""
+        return canonical_form(self.trajectories[ref.trajectory].environment)
+
     def decide(self, ref: StateRef) -> bool:
         """Decide a state's alternatives from the journal, or from the recorded list of actions.
 
@@ -98,7 +101,7 @@ class CollectionPlan:
 
     def missing_actions(self, ref: StateRef) -> list[str]:
         """Return the actions of a decided state whose outcome is wanted and not known."""
-        known = self._cache.known(self.key(ref))
+        known, canonical = self._cache.known(self.key(ref)), self.canonical(ref)
         return [proposal.action for proposal in self.wanted(ref) if canonical(proposal.action) not in known]
 
     def work_units(self, indices: Iterable[int]) -> list[WorkUnit]:
@@ -119,7 +122,7 @@ class CollectionPlan:
 
     def _request(self, ref: StateRef) -> StateRequest | None:
         """Return the request of a state, or None if nothing is left to execute there."""
-        state = self.key(ref)
+        state, canonical = self.key(ref), self.canonical(ref)
         planned = self._planned.setdefault(state, set())
         known = planned | set(self._cache.known(state))
         sorted_known = tuple(sorted(known))
@@ -181,8 +184,9 @@ def _weight(unit: WorkUnit, request: StateRequest, restore: str, listed: int) ->
 def _state_keys(trajectory: ExpertTrajectory, index: int, owner: str) -> list[str]:
     """Return the key of the state before each step; with an owner no other trajectory has the same."""
     environment = {"id": trajectory.environment, "version": trajectory.version, "kwargs": dict(trajectory.kwargs)}
+    canonical = canonical_form(trajectory.environment)
     first = state_key(environment, trajectory.task, trajectory.seed, (), f"{owner}:{index}" if owner else "")
     keys = [first]
     for step in trajectory.steps[:-1]:
-        keys.append(transition_key(keys[-1], step.action))
+        keys.append(transition_key(keys[-1], canonical(step.action)))
     return keys

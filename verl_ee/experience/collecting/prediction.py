@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
-from verl_ee.envs import ExpertTrajectory
+from verl_ee.envs import ExpertTrajectory, canonical_form
 from verl_ee.experience.branching.protocol import WorkUnit, env_steps_of
 from verl_ee.experience.collecting.collection import Collection, CollectionResult, cache_folder
 from verl_ee.experience.collecting.collection_folder import CollectionFolder
@@ -88,7 +88,7 @@ def _plan(folder: CollectionFolder, trajectories: Sequence[ExpertTrajectory], co
     if not folder.has_result:
         # Refuses parts of another version, which would look as if nothing had been done.
         folder.read_run()
-    cache = TransitionCache(cache_folder(folder, config))
+    cache = TransitionCache(cache_folder(folder, config), canonical_form(trajectories[0].environment))
     return CollectionPlan(trajectories, config, cache, ProposalJournal(folder.proposals))
 
 

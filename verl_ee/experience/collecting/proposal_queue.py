@@ -12,7 +12,6 @@ from verl_ee.experience.collecting.plan import CollectionPlan
 from verl_ee.experience.expert_states import expert_states
 from verl_ee.experience.proposers import Proposal, ProposalBatch, ProposalRequest, Proposer
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.prompts.actions import canonical
 
 BATCHES = 16
 """Batches that the window of a proposer is made of: while one comes back and is replaced, the others go on."""
@@ -104,6 +103,7 @@ class ProposalQueue:
                 self._plan.trajectories[ref.trajectory].task,
                 states[ref.trajectory][ref.step],
                 self._plan.expert_action(ref),
+                self._plan.trajectories[ref.trajectory].environment,
             )
             for ref in refs
         ]
@@ -119,7 +119,7 @@ class ProposalQueue:
             self._plan.record(ref, alternatives, Usage())
 
     def _check_expert_is_left_out(self, ref: StateRef, alternatives: Sequence[Proposal]) -> None:
-        expert_action = self._plan.expert_action(ref)
+        expert_action, canonical = self._plan.expert_action(ref), self._plan.canonical(ref)
         if any(canonical(proposal.action) == canonical(expert_action) for proposal in alternatives):
             raise BranchError(
                 f"The proposer offered the expert's own action {expert_action!r} as an alternative (trajectory "

@@ -10,7 +10,6 @@ from verl_ee.experience.collecting.transition_cache import TransitionCache
 from verl_ee.experience.proposers import Proposal
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import Branch, Transition
-from verl_ee.prompts.actions import canonical
 
 
 @dataclass
@@ -40,7 +39,7 @@ def result_tables(plan: CollectionPlan, cache: TransitionCache, lost: Collection
     for ref in plan.refs():
         if ref in lost:
             continue
-        known = cache.known(plan.key(ref))
+        known, canonical = cache.known(plan.key(ref)), plan.canonical(ref)
         wanted = plan.wanted(ref)
         tables.actions += len(wanted)
         for order, proposal in enumerate(wanted):

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from verl_ee.envs import CanonicalForm
 from verl_ee.errors import StoreError
 from verl_ee.experience.files.part_files import PartFiles
 from verl_ee.experience.store import TRANSITION_SCHEMA, Transition, transition_of, transition_row
-from verl_ee.prompts.actions import canonical
 
 
 class TransitionCache:
@@ -22,13 +22,17 @@ class TransitionCache:
         known_at_start: keys of the transitions that the folder held when the cache was opened.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, canonical: CanonicalForm) -> None:
         """Read the transitions of a folder; it need not exist.
+
+        Args:
+            folder: the folder.
+            canonical: canonical form of the actions.
 
         Raises:
             StoreError: if a file is broken, or two transitions contradict each other.
         """
-        self.parts = PartFiles(folder, TRANSITION_SCHEMA)
+        self.parts, self._canonical = PartFiles(folder, TRANSITION_SCHEMA), canonical
         self._by_state: dict[str, dict[str, Transition]] = {}
         self._unwritten: list[Transition] = []
         for row in self.parts.read():
@@ -61,7 +65,7 @@ class TransitionCache:
         """Return whether the transition is new."""
         outcome = transition.outcome
         by_action = self._by_state.setdefault(transition.state, {})
-        before = by_action.setdefault(canonical(outcome.action), transition)
+        before = by_action.setdefault(self._canonical(outcome.action), transition)
         if before is transition:
             return True
         known = before.outcome

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from verl_ee.objectives.reflection import gate_patterns
-from verl_ee.prompts.actions import canonical
 
 MIN_WORDS, MAX_WORDS = 8, 500
 """Length of a rationale; the upper bound is the soft cap of the release."""
@@ -103,7 +102,7 @@ def other_action(draft: RationaleDraft) -> str:
         expert_mentions = gate_patterns.mentions(sentence, draft.expert_action)
         alternative = _settled_alternative(sentence, draft, expert_mentions, is_last=sentences_after == 0)
         if alternative is not None:
-            return f"settles on another action: {canonical(alternative)!r}"
+            return f"settles on another action: {alternative.strip()!r}"
         if any(mention.is_committed or not mention.is_declined for mention in expert_mentions):
             return ""
     return ""

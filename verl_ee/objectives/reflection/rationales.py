@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from verl_ee.config.models import ROOT
+from verl_ee.config.base import ROOT
 from verl_ee.errors import ExampleError
 from verl_ee.experience.files.parquet import TableRow, read_table
 from verl_ee.experience.state_ref import StateRef

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from verl_ee.envs import ExpertTrajectory
+from verl_ee.envs import CanonicalForm, ExpertTrajectory, canonical_form
 from verl_ee.errors import ExampleError
 from verl_ee.experience.expert_states import expert_states
 from verl_ee.experience.proposers import EXPERT
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import ExecutedBranch
-from verl_ee.prompts.actions import canonical
 from verl_ee.prompts.state import State
 from verl_ee.prompts.text import Message, state_text
 
@@ -83,8 +82,9 @@ def situations(
         expert_branch = next((branch for branch in by_state[ref] if branch.proposer == EXPERT), None)
         if expert_branch is None:
             continue
-        expert_action = trajectories[ref.trajectory].steps[ref.step].action
-        alternatives = _alternatives(by_state[ref], expert_action)[:k]
+        trajectory = trajectories[ref.trajectory]
+        expert_action = trajectory.steps[ref.step].action
+        alternatives = _alternatives(by_state[ref], expert_action, canonical_form(trajectory.environment))[:k]
         state = states[ref.trajectory][ref.step]
         result.append(Situation(ref, state, expert_action, expert_branch, tuple(alternatives)))
     if not result:
@@ -117,7 +117,9 @@ def writer_prompt(situation: Situation) -> list[Message]:
     return [{"role": "system", "content": WRITER_SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
 
-def _alternatives(branches: Iterable[ExecutedBranch], expert_action: str) -> list[ExecutedBranch]:
+def _alternatives(
+    branches: Iterable[ExecutedBranch], expert_action: str, canonical: CanonicalForm
+) -> list[ExecutedBranch]:
     """Return the branches with another action than the expert's."""
     expert_form = canonical(expert_action)
     return [branch for branch in branches if canonical(branch.outcome.action) != expert_form]

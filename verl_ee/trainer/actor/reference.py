@@ -12,7 +12,7 @@ from typing import Literal
 
 from omegaconf import DictConfig
 
-from verl_ee.config.models import ROOT
+from verl_ee.config.base import ROOT
 from verl_ee.errors import ConfigError
 from verl_ee.run.folder import RunFolder
 from verl_ee.trainer.actor.engines import has_adapter

@@ -18,8 +18,8 @@ from verl_ee.config import (
     needs_experts,
     sets_of,
 )
+from verl_ee.config.base import ROOT
 from verl_ee.config.group import TRAINER_MODES
-from verl_ee.config.models import ROOT
 from verl_ee.envs import make
 from verl_ee.errors import ConfigError, EnvError, did_you_mean
 from verl_ee.experience.cost import read_prices

@@ -15,8 +15,9 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl_ee.config import early_experience_of
 from verl_ee.envs import make
 from verl_ee.experience.task_files import AGENT_NAME
+from verl_ee.prompts.response import read_response
 from verl_ee.prompts.state import EpisodeHistory
-from verl_ee.prompts.text import parse_response, render_policy
+from verl_ee.prompts.text import render_policy
 from verl_ee.trainer.protocols import SamplingParams
 from verl_ee.trainer.rollout.tokens import encoder_for
 
@@ -100,14 +101,14 @@ class EnvironmentAgentLoop(AgentLoopBase):
         ended = False
         while not ended and len(outputs) < self._early.max_turns:
             state = history.state(observation, info.get("admissible_actions"))
-            prompt = await asyncio.to_thread(self._encoder.prompt, render_policy(state))
+            prompt = await asyncio.to_thread(self._encoder.prompt, render_policy(state, self._early.prompt))
             if len(prompt) > self.rollout_config.prompt_length and outputs:
                 # verl would cut the prompt; the episode ends instead, without success, and is counted.
                 episode.over_length = 1
                 break
             outputs.append(await self._generate(prompt, sampling_params))
             response = self.tokenizer.decode(outputs[-1].response_ids, skip_special_tokens=True)
-            action = parse_response(response).action
+            action = read_response(response, state.admissible_actions).action
             episode.no_action += action is None
             action = response.strip() if action is None else action
             history.act(observation, action)

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from verl_ee.config import EarlyExperienceConfig, Objective, built
-from verl_ee.config.models import ROOT
+from verl_ee.config.base import ROOT
 from verl_ee.errors import ConfigError, ExampleFileError
 from verl_ee.objectives.recordings import Recording, read_recording, read_responses, write_recording
 from verl_ee.trainer.rollout.recorder import record

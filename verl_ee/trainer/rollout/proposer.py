@@ -7,10 +7,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from verl_ee.config import CollectConfig
+from verl_ee.config import CollectConfig, PromptConfig
 from verl_ee.experience.proposers import Proposal, ProposalBatch, ProposalRequest, policy_proposals, visible_state
 from verl_ee.objectives.examples import Encoder
-from verl_ee.prompts.text import parse_response, render_policy
+from verl_ee.prompts.response import read_response
+from verl_ee.prompts.state import State
+from verl_ee.prompts.text import render_policy
 from verl_ee.trainer.protocols import SamplingParams, Tokenizer
 from verl_ee.trainer.rollout.sampler import Sampler
 
@@ -48,6 +50,7 @@ class PolicyProposer:
         tokenizer: Tokenizer,
         config: CollectConfig,
         sampling: SamplingParams,
+        wording: PromptConfig,
         policy: str,
         max_prompt: int,
         window: int,
@@ -60,12 +63,13 @@ class PolicyProposer:
             tokenizer: decodes responses.
             config: K, draws and temperatures.
             sampling: verl's sampling parameters besides the temperature.
+            wording: what prompts say besides the state.
             policy: version of the policy, kept with every alternative.
             max_prompt: tokens; a longer state gets no alternatives, as a rollout would end there.
             window: states for which it is asked at a time.
         """
         self._sampler, self._encoder, self._tokenizer, self._config = sampler, encoder, tokenizer, config
-        self._sampling, self._policy, self._max_prompt = sampling, policy, max_prompt
+        self._sampling, self._wording, self._policy, self._max_prompt = sampling, wording, policy, max_prompt
         self.window = window
         self._draws = config.draws or config.k
         self._temperatures = config.temperatures[: self._draws]
@@ -76,11 +80,11 @@ class PolicyProposer:
 
     async def _propose(self, requests: Sequence[ProposalRequest]) -> ProposalBatch:
         states = [visible_state(request, self._config) for request in requests]
-        prompts = [self._encoder.prompt(render_policy(state)) for state in states]
+        prompts = [self._encoder.prompt(render_policy(state, self._wording)) for state in states]
         fitting = [index for index, prompt in enumerate(prompts) if len(prompt) <= self._max_prompt]
         drawn = dict(zip(fitting, await self._draw([prompts[index] for index in fitting]), strict=True))
         alternatives = tuple(
-            policy_proposals(self._proposals(drawn.get(index, [])), self._config, request)
+            policy_proposals(self._proposals(drawn.get(index, []), states[index]), self._config, request)
             for index, request in enumerate(requests)
         )
         prompt_tokens = self._draws * sum(len(prompts[index]) for index in fitting)
@@ -104,11 +108,12 @@ class PolicyProposer:
         params: SamplingParams = {**self._sampling, "temperature": self._temperatures[turn]}
         return await self._sampler.sample(prompts, count, params)
 
-    def _proposals(self, draws: Sequence[Draw]) -> list[Proposal]:
+    def _proposals(self, draws: Sequence[Draw], state: State) -> list[Proposal]:
         """Return the actions of the draws that have one, in their order."""
         proposals = []
         for draw in draws:
-            action = parse_response(self._tokenizer.decode(draw.token_ids, skip_special_tokens=True)).action
+            text = self._tokenizer.decode(draw.token_ids, skip_special_tokens=True)
+            action = read_response(text, state.admissible_actions).action
             if action is not None:
                 sampling = json.dumps({"temperature": draw.temperature, "draw": draw.number})
                 proposals.append(Proposal(action, PROPOSER, self._policy, sampling))

@@ -6,7 +6,7 @@ import importlib
 import importlib.metadata
 import inspect
 
-from verl_ee.config.models import ROOT
+from verl_ee.config.base import ROOT
 from verl_ee.trainer.cpu import HURDLES, active
 from verl_ee.trainer.upstream.names import UpstreamName
 
