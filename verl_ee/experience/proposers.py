@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -18,6 +17,14 @@ from verl_ee.prompts.state import State
 EXPERT = "expert"
 LISTED = ("admissible", "exhaustive")
 """Alternatives that follow from the environment's list alone."""
+NO_ACTION, EXPERT_ACTION, EXPERT_TOOL, REPEATED, UNLISTED = REASONS = (
+    "no action",
+    "the expert's own action",
+    "the expert's tool",
+    "an action drawn before",
+    "not a listed action",
+)
+"""Why a response gives no alternative."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +36,14 @@ class ProposalRequest:
         task: id of the task.
         state: what the agent sees there.
         expert_action: the expert's action, which is no alternative.
-        environment: Gymnasium id, which decides which two actions are the same.
+        canonical: function that gives the canonical form of an action.
     """
 
     ref: StateRef
     task: str
     state: State
     expert_action: str
-    environment: str
-
-    @property
-    def canonical(self) -> CanonicalForm:
-        """The function that gives the canonical form of an action."""
-        return canonical_form(self.environment)
+    canonical: CanonicalForm = str.strip
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,19 @@ class Proposal:
 
 
 @dataclass(frozen=True)
+class UnusedResponse:
+    """A response that gave no alternative.
+
+    Attributes:
+        text: the response in full.
+        reason: why it gave none, one of `REASONS`.
+    """
+
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class ProposalBatch:
     """The alternatives of several states.
 
@@ -69,11 +84,15 @@ class ProposalBatch:
         alternatives: one tuple per request, in the order of the requests.
         prompt_tokens: tokens that a language model read for them.
         completion_tokens: tokens that it wrote.
+        responses: number of responses that were sampled for each request; none where nothing was sampled.
+        unused: the responses of each request that gave no alternative.
     """
 
     alternatives: tuple[tuple[Proposal, ...], ...]
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    responses: tuple[int, ...] = ()
+    unused: tuple[tuple[UnusedResponse, ...], ...] = ()
 
 
 class Proposer(Protocol):
@@ -117,16 +136,23 @@ def seed_of(config: CollectConfig, task: str, step: int) -> str:
 
 
 def sample_admissible(
-    listed: Sequence[str], expert_action: str, k: int, seed: str, canonical: CanonicalForm
+    listed: Sequence[str], expert_action: str, k: int, seed: str, canonical: CanonicalForm = str.strip
 ) -> list[str]:
     """Return up to K of the listed actions, uniform without replacement, the expert's left out (paper, section B.1)."""
-    taken, pool = {canonical(expert_action)}, list[str]()
-    for action in listed:
-        if canonical(action) not in taken:
-            taken.add(canonical(action))
-            pool.append(action)
+    pool = other_actions(listed, expert_action, canonical)
     # All are drawn, so that fewer alternatives are the first of more.
     return random.Random(seed).sample(pool, len(pool))[:k]
+
+
+def other_actions(listed: Iterable[str], expert_action: str, canonical: CanonicalForm) -> list[str]:
+    """Return the listed actions that differ from each other and from the expert's in canonical form, in their order."""
+    taken, others = {canonical(expert_action)}, list[str]()
+    for action in listed:
+        form = canonical(action)
+        if form not in taken:
+            taken.add(form)
+            others.append(action)
+    return others
 
 
 def visible_state(request: ProposalRequest, config: CollectConfig) -> State:
@@ -160,67 +186,3 @@ def tool_of(action: str) -> str:
         return str(call["name"])
     word = re.search(r"[\w.-]+", text)
     return word.group(0) if word else ""
-
-
-def policy_proposals(
-    drawn: Sequence[Proposal], config: CollectConfig, request: ProposalRequest
-) -> tuple[Proposal, ...]:
-    """Return the alternatives of a state from what a policy sampled there.
-
-    The first K that differ from each other and from the expert's action in canonical form are taken. One that the
-    environment does not list is kept or replaced (`unlisted`), and `mixture` adds listed ones. None has the expert's
-    tool if that is withheld.
-
-    Args:
-        drawn: the samples, in the order of the draws.
-        config: K and the choices above.
-        request: the state.
-    """
-    allowed = allowed_alternatives([proposal.action for proposal in drawn], request.expert_action, config)
-    candidates = [proposal for proposal in drawn if proposal.action in allowed]
-    chosen = distinct_alternatives(candidates, request, config.k)
-    listed = visible_state(request, config).admissible_actions
-    if listed is None:
-        return chosen
-    spare = _spare_proposals(chosen, listed, config, request)
-    if config.unlisted == "replace":
-        chosen = _replace_unlisted(chosen, listed, spare, request.canonical)
-    extra = min(config.extra_admissible, len(spare)) if config.alternatives == "mixture" else 0
-    return (*chosen, *(spare.popleft() for _ in range(extra)))
-
-
-def distinct_alternatives(proposals: Iterable[Proposal], request: ProposalRequest, k: int) -> tuple[Proposal, ...]:
-    """Return the first K proposals that differ from each other and from the expert's action in canonical form."""
-    canonical, expert_action = request.canonical, request.expert_action
-    taken, distinct = {canonical(expert_action)}, list[Proposal]()
-    for proposal in proposals:
-        form = canonical(proposal.action)
-        if form and form not in taken and len(distinct) < k:
-            taken.add(form)
-            distinct.append(proposal)
-    return tuple(distinct)
-
-
-def _spare_proposals(
-    chosen: Sequence[Proposal], listed: Sequence[str], config: CollectConfig, request: ProposalRequest
-) -> deque[Proposal]:
-    """Return the listed actions that are neither chosen nor the expert's, in a random order."""
-    canonical = request.canonical
-    chosen_forms = {canonical(proposal.action) for proposal in chosen}
-    seed = seed_of(config, request.task, request.ref.step)
-    actions = sample_admissible(listed, request.expert_action, len(listed), seed, canonical)
-    return deque(Proposal(action, "admissible") for action in actions if canonical(action) not in chosen_forms)
-
-
-def _replace_unlisted(
-    chosen: Sequence[Proposal], listed: Sequence[str], spare: deque[Proposal], canonical: CanonicalForm
-) -> tuple[Proposal, ...]:
-    """Return the chosen proposals; a spare one replaces each that is not listed, as long as there are any."""
-    listed_forms = {canonical(action) for action in listed}
-    kept = list[Proposal]()
-    for proposal in chosen:
-        if canonical(proposal.action) in listed_forms:
-            kept.append(proposal)
-        elif spare:
-            kept.append(spare.popleft())
-    return tuple(kept)

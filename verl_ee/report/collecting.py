@@ -25,6 +25,7 @@ def collected_text(result: CollectionResult, prices: Mapping[str, float] | None 
     rows = [
         ("states", f"{result.states:,} ({result.lost:,} lost)"),
         ("branches", f"{result.branches:,} ({result.failed:,} failed)"),
+        ("alternatives", result.alternatives.text),
         ("transitions", f"{result.transitions:,} ({result.reused:,} known before)"),
         ("restore", result.restore or "none needed"),
         ("faults", faults),

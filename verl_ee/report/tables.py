@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from verl_ee.experience.alternative_counts import AlternativeCounts
 from verl_ee.report.columns import aligned
 from verl_ee.report.intervals import Interval, wilson
 from verl_ee.run.error import RunError
@@ -43,7 +44,7 @@ class Report:
         ]
         if self.error is not None:
             lines.append(f"ended in stage {self.error.stage}: {self.error.type}: {self.error.message}")
-        lines += [_collected(self.summary.collect), _optimizer_steps(self.metrics)]
+        lines += [_collected(self.summary.collect), *_alternatives(self.summary.sets), _optimizer_steps(self.metrics)]
         if self.metrics.cut:
             lines.append(f"rows of metrics.jsonl that a kill cut off, left out: {self.metrics.cut}")
         return "\n".join([*lines, "", _stage_table(self.summary.stages)])
@@ -83,6 +84,16 @@ def _collected(totals: SetTotals | None) -> str:
         f"collect: {totals.states} states ({totals.mismatches} not reached again), {totals.transitions} transitions, "
         f"{totals.env_steps} environment steps, {totals.seconds:.1f} s"
     )
+
+
+def _alternatives(sets: Mapping[str, SetTotals]) -> list[str]:
+    """Return a line for each set that knows how many alternatives were possible."""
+    lines = []
+    for name, totals in sets.items():
+        counts = AlternativeCounts(totals.possible, totals.own, totals.filled, totals.responses, totals.without_action)
+        if counts.possible:
+            lines.append(f"alternatives of {name}: {counts.text}")
+    return lines
 
 
 def _optimizer_steps(metrics: RunMetrics) -> str:

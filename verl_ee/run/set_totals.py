@@ -37,6 +37,11 @@ class SetTotals:
         prompt_tokens: read by the policy that proposed alternatives.
         completion_tokens: written by it.
         bytes: size of the tables.
+        possible: alternatives that were possible, at most K per state.
+        own: how many of these the policy wrote itself.
+        filled: how many of these there are.
+        responses: responses of the policy that proposed alternatives.
+        without_action: how many of them held no action.
         money: price of all this; None if there is no price table.
     """
 
@@ -54,6 +59,11 @@ class SetTotals:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     bytes: int = 0
+    possible: int = 0
+    own: int = 0
+    filled: int = 0
+    responses: int = 0
+    without_action: int = 0
     money: float | None = None
 
     @classmethod
@@ -70,6 +80,7 @@ class SetTotals:
             restore=result.restore,
             money=money(result.cost, prices) if prices else None,
             **asdict(result.cost),
+            **asdict(result.alternatives),
         )
 
     def __add__(self, other: SetTotals) -> SetTotals:
@@ -90,6 +101,11 @@ class SetTotals:
             completion_tokens=self.completion_tokens + other.completion_tokens,
             seconds=self.seconds + other.seconds,
             bytes=self.bytes + other.bytes,
+            possible=self.possible + other.possible,
+            own=self.own + other.own,
+            filled=self.filled + other.filled,
+            responses=self.responses + other.responses,
+            without_action=self.without_action + other.without_action,
             money=(self.money or 0.0) + (other.money or 0.0) if known else None,
         )
 

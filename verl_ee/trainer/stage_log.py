@@ -102,7 +102,8 @@ def collected_line(name: str, result: CollectionResult) -> str:
     """Return the line of a set of branches that has been collected."""
     return (
         f"collect {name}: {result.states} states, {result.branches} branches, {result.reused} reused, "
-        f"{result.lost} states lost, {result.failed} actions failed ({result.cost.seconds:.0f} s)"
+        f"{result.lost} states lost, {result.failed} actions failed; alternatives: {result.alternatives.text} "
+        f"({result.cost.seconds:.0f} s)"
     )
 
 

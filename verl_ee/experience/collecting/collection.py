@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.envs import ExpertTrajectory, canonical_form, nondeterministic
+from verl_ee.experience.alternative_counts import AlternativeCounts
 from verl_ee.experience.branching.protocol import StateResult, Usage, WorkUnit
+from verl_ee.experience.collecting.alternative_shares import AlternativeShares
 from verl_ee.experience.collecting.collection_folder import CollectionFolder
 from verl_ee.experience.collecting.failures import Failures
 from verl_ee.experience.collecting.plan import CollectionPlan, split_work
-from verl_ee.experience.collecting.proposal_journal import ProposalJournal
+from verl_ee.experience.collecting.proposal_journal import DecidedState, ProposalJournal
 from verl_ee.experience.collecting.proposal_queue import ProposalQueue
 from verl_ee.experience.collecting.result_tables import result_tables
 from verl_ee.experience.collecting.transition_cache import TransitionCache
@@ -53,6 +55,7 @@ class CollectionResult:
         cost: everything that was spent.
         start_seconds: part of the seconds, until the workers were ready.
         trial_usage: part of the steps and resets, for the choice of the method to restore a state.
+        alternatives: counts of alternatives, and of the responses that they come from.
     """
 
     states: int = 0
@@ -66,6 +69,7 @@ class CollectionResult:
     cost: Cost = field(default_factory=Cost)
     start_seconds: float = 0.0
     trial_usage: Usage = field(default_factory=Usage)
+    alternatives: AlternativeCounts = field(default_factory=AlternativeCounts)
 
 
 class Collection:
@@ -105,6 +109,7 @@ class Collection:
         owner = run if nondeterministic(environment.id) else ""
         self.plan = CollectionPlan(trajectories, config, self._cache, self._journal, owner)
         self._failures = Failures(config, environment.id, self.plan.states)
+        self._shares = AlternativeShares(config)
         self._flushed = time.monotonic()
 
     def run(self, proposer: Proposer | None = None, history_length: int = 0, quiet: bool = False) -> CollectionResult:
@@ -116,7 +121,7 @@ class Collection:
             quiet: show no progress bar.
 
         Raises:
-            BranchError: if more states or actions failed than the config allows.
+            BranchError: if more states or actions failed than the config allows, or fewer alternatives were found.
             EnvError: if the environment cannot be made, or offers no method to restore a state.
             StoreError: if one transition had two outcomes.
         """
@@ -124,7 +129,7 @@ class Collection:
 
         began = time.monotonic()
         usage = self._journal.usage
-        queue = ProposalQueue(self.plan, proposer, history_length)
+        queue = ProposalQueue(self.plan, self._shares, proposer, history_length)
         units = self.plan.work_units(queue.decided)
         restore, start_seconds, trial_usage = "", 0.0, Usage()
         if units or queue.active:
@@ -200,7 +205,7 @@ class Collection:
             self._failures.add_lost_state(result.ref, result.faults[-1])
             return
         proposals = [Proposal(action, self._config.alternatives) for action in result.alternatives]
-        self.plan.record(result.ref, proposals, result.usage)
+        self.plan.record(result.ref, DecidedState(tuple(proposals), result.usage))
         expert_outcomes = [] if result.expert_outcome is None else [result.expert_outcome]
         self._cache.add(self._transitions(result.ref, [*result.outcomes, *expert_outcomes]))
         self._failures.add_failed_actions(result.ref, result.faults)
@@ -228,6 +233,8 @@ class Collection:
                     self._failures.add_unshared_action(ref, action)
         tables = result_tables(self.plan, self._cache, lost.keys())
         self._failures.check(tables.actions)
+        counts = sum((self.plan.counts(ref) for ref in self.plan.refs() if ref not in lost), AlternativeCounts())
+        self._shares.check(counts)
         write_store(self._folder.path, tables.transitions.values(), tables.branches, self._provenance)
         if self._shared:
             self._cache.parts.join()
@@ -240,6 +247,7 @@ class Collection:
             lost=len(lost),
             failed=len(self._failures.failed),
             faults=dict(sorted(self._failures.kinds.items())),
+            alternatives=counts,
         )
 
 

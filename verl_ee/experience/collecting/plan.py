@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from verl_ee.config import CollectConfig
 from verl_ee.envs import CanonicalForm, ExpertTrajectory, canonical_form
-from verl_ee.experience.branching.protocol import StateRequest, Usage, WorkUnit, env_steps_of
+from verl_ee.experience.alternative_counts import AlternativeCounts, counts_of
+from verl_ee.experience.branching.protocol import StateRequest, WorkUnit, env_steps_of
 from verl_ee.experience.collecting.proposal_journal import DecidedState, ProposalJournal
 from verl_ee.experience.collecting.transition_cache import TransitionCache
 from verl_ee.experience.proposers import EXPERT, LISTED, Proposal, listed_proposals
@@ -89,10 +91,19 @@ class CollectionPlan:
         self.proposals[ref] = listed_proposals(self._config, trajectory, ref.step, listed)
         return True
 
-    def record(self, ref: StateRef, proposals: Sequence[Proposal], usage: Usage) -> None:
-        """Journal a state's alternatives, which it keeps from then on, and the usage of their execution."""
-        kept = self.proposals.setdefault(ref, tuple(proposals))
-        self._journal.add(ref, DecidedState(kept, usage))
+    def record(self, ref: StateRef, decided: DecidedState) -> None:
+        """Journal a state's alternatives, which it keeps from then on, and what they took."""
+        kept = self.proposals.setdefault(ref, decided.proposals)
+        self._journal.add(ref, replace(decided, proposals=kept))
+
+    def counts(self, ref: StateRef) -> AlternativeCounts:
+        """Return the counts of a decided state's alternatives."""
+        step = self.trajectories[ref.trajectory].steps[ref.step]
+        counts = counts_of(self.proposals[ref], step.admissible_actions, step.action, self._config, self.canonical(ref))
+        decided = self._journal.decided.get(ref)
+        if decided is None:
+            return counts
+        return replace(counts, responses=decided.responses, without_action=decided.without_action)
 
     def wanted(self, ref: StateRef) -> list[Proposal]:
         """Return the branches of a decided state in their order: the expert's action if it is wanted, alternatives."""

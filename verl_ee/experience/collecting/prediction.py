@@ -108,7 +108,8 @@ def _measure(
     history_length: int,
 ) -> CollectionResult:
     """Collect a sample into a folder that is thrown away, whatever fails, and without a shared cache."""
-    alone = config.model_copy(update={"cache": None, "max_mismatch": 1.0, "max_failed": 1.0})
+    unlimited = {"max_mismatch": 1.0, "max_failed": 1.0, "min_own": 0.0, "min_filled": 0.0}
+    alone = config.model_copy(update={"cache": None, **unlimited})
     with tempfile.TemporaryDirectory(prefix="verl_ee-") as temporary:
         collection = Collection(Path(temporary), sample, environment, alone, {})
         return collection.run(proposer, history_length, quiet=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,6 +32,8 @@ JOURNAL_SCHEMA = pa.schema(
         ),
         ("env_steps", pa.int64()),
         ("resets", pa.int64()),
+        ("responses", pa.int32()),
+        ("without_action", pa.int32()),
     ]
 )
 
@@ -43,10 +45,14 @@ class DecidedState:
     Attributes:
         proposals: the alternatives, in order.
         usage: steps and resets that their execution has taken.
+        responses: responses that a policy gave there.
+        without_action: how many of them held no action.
     """
 
     proposals: tuple[Proposal, ...]
-    usage: Usage
+    usage: Usage = field(default_factory=Usage)
+    responses: int = 0
+    without_action: int = 0
 
 
 class ProposalJournal:
@@ -69,7 +75,8 @@ class ProposalJournal:
         for row in self.parts.read():
             proposals = tuple(Proposal(**proposal) for proposal in row["proposals"])
             usage = Usage(row["env_steps"], row["resets"])
-            self._keep(StateRef(row["trajectory"], row["step"]), DecidedState(proposals, usage))
+            state = DecidedState(proposals, usage, row["responses"], row["without_action"])
+            self._keep(StateRef(row["trajectory"], row["step"]), state)
 
     @property
     def usage(self) -> Usage:
@@ -84,6 +91,8 @@ class ProposalJournal:
             "step": ref.step,
             "proposals": [dict(vars(proposal)) for proposal in state.proposals],
             **vars(state.usage),
+            "responses": state.responses,
+            "without_action": state.without_action,
         }
         self._unwritten.append(row)
 
@@ -98,4 +107,4 @@ class ProposalJournal:
         if before is None:
             self.decided[ref] = state
         else:
-            self.decided[ref] = DecidedState(before.proposals, before.usage + state.usage)
+            self.decided[ref] = replace(before, usage=before.usage + state.usage)

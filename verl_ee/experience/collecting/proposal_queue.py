@@ -8,9 +8,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from verl_ee.errors import BranchError
 from verl_ee.experience.branching.protocol import Usage
+from verl_ee.experience.collecting.alternative_shares import AlternativeShares
 from verl_ee.experience.collecting.plan import CollectionPlan
+from verl_ee.experience.collecting.proposal_journal import DecidedState
 from verl_ee.experience.expert_states import expert_states
-from verl_ee.experience.proposers import Proposal, ProposalBatch, ProposalRequest, Proposer
+from verl_ee.experience.proposers import NO_ACTION, Proposal, ProposalBatch, ProposalRequest, Proposer
 from verl_ee.experience.state_ref import StateRef
 
 BATCHES = 16
@@ -25,17 +27,22 @@ class ProposalQueue:
         states: number of states that need one.
         prompt_tokens: tokens that the proposer's language model has read.
         completion_tokens: tokens that it has written.
+        shares: counts of what has been proposed.
     """
 
-    def __init__(self, plan: CollectionPlan, proposer: Proposer | None, history_length: int) -> None:
+    def __init__(
+        self, plan: CollectionPlan, shares: AlternativeShares, proposer: Proposer | None, history_length: int
+    ) -> None:
         """Decide what can be decided without a proposer.
 
         Args:
             plan: keeps the decisions.
+            shares: counts what is proposed, and judges it.
             proposer: source of alternatives, or None if workers choose from the list of the environment.
             history_length: past turns in the states that the proposer sees.
         """
         self._plan, self._proposer, self._history_length = plan, proposer, history_length
+        self.shares = shares
         undecided: dict[int, list[StateRef]] = {}
         for ref in plan.refs():
             if not plan.decide(ref) and proposer is not None:
@@ -68,7 +75,7 @@ class ProposalQueue:
             wait_for_one: wait until there is one, if any are under way.
 
         Raises:
-            BranchError: if the proposer gave other than one answer per state, or the expert's own action.
+            BranchError: if the proposer gave other than one answer per state, the expert's own action, or too little.
         """
         if not self._under_way:
             return []
@@ -81,6 +88,7 @@ class ProposalQueue:
             self.prompt_tokens += batch.prompt_tokens
             self.completion_tokens += batch.completion_tokens
             self._record(refs, batch)
+            self.shares.check_early()
             indices += [ref.trajectory for ref in refs]
         return list(dict.fromkeys(indices))
 
@@ -103,7 +111,7 @@ class ProposalQueue:
                 self._plan.trajectories[ref.trajectory].task,
                 states[ref.trajectory][ref.step],
                 self._plan.expert_action(ref),
-                self._plan.trajectories[ref.trajectory].environment,
+                self._plan.canonical(ref),
             )
             for ref in refs
         ]
@@ -114,9 +122,13 @@ class ProposalQueue:
                 f"The proposer answered {len(batch.alternatives)} of {len(refs)} states. Return one tuple of "
                 "alternatives per request, in the order of the requests."
             )
-        for ref, alternatives in zip(refs, batch.alternatives, strict=True):
+        responses = batch.responses or (0,) * len(refs)
+        unused = batch.unused or ((),) * len(refs)
+        for ref, alternatives, sampled, wasted in zip(refs, batch.alternatives, responses, unused, strict=True):
             self._check_expert_is_left_out(ref, alternatives)
-            self._plan.record(ref, alternatives, Usage())
+            without_action = sum(response.reason == NO_ACTION for response in wasted)
+            self._plan.record(ref, DecidedState(alternatives, Usage(), sampled, without_action))
+            self.shares.add(self._plan.counts(ref), wasted)
 
     def _check_expert_is_left_out(self, ref: StateRef, alternatives: Sequence[Proposal]) -> None:
         expert_action, canonical = self._plan.expert_action(ref), self._plan.canonical(ref)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from verl_ee.config import CollectConfig, PromptConfig
-from verl_ee.experience.proposers import Proposal, ProposalBatch, ProposalRequest, policy_proposals, visible_state
+from verl_ee.experience.alternative_counts import POLICY
+from verl_ee.experience.policy_proposals import PolicyAlternatives, max_draws, policy_proposals, wanted
+from verl_ee.experience.proposers import (
+    NO_ACTION,
+    Proposal,
+    ProposalBatch,
+    ProposalRequest,
+    UnusedResponse,
+    visible_state,
+)
 from verl_ee.objectives.examples import Encoder
 from verl_ee.prompts.response import read_response
 from verl_ee.prompts.state import State
 from verl_ee.prompts.text import render_policy
 from verl_ee.trainer.protocols import SamplingParams, Tokenizer
 from verl_ee.trainer.rollout.sampler import Sampler
-
-PROPOSER = "policy"
 
 
 @dataclass(frozen=True)
@@ -34,10 +42,36 @@ class Draw:
     number: int
 
 
+@dataclass
+class _Sampling:
+    """A state while responses are sampled in it.
+
+    Attributes:
+        request: the state.
+        shown: what the policy sees there.
+        prompt: token ids of its prompt.
+        draws: number of responses so far.
+        completion_tokens: tokens of these.
+        proposals: the actions of those that have one.
+        without_action: the others.
+        texts: the responses of the proposals, by how these were sampled.
+    """
+
+    request: ProposalRequest
+    shown: State
+    prompt: list[int]
+    draws: int = 0
+    completion_tokens: int = 0
+    proposals: list[Proposal] = field(default_factory=list)
+    without_action: list[UnusedResponse] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
 class PolicyProposer:
     """Samples responses in every state, as GRPO's rollouts do, and takes the actions out of them (paper, section 4.1).
 
-    A response without an action is left out. If the expert's tool is withheld, the state does not list it.
+    K responses are sampled in a state at first. More are sampled, K at a time, while fewer than K alternatives differ
+    and fewer than `draws` responses were sampled. If the expert's tool is withheld, the state does not list it.
 
     Attributes:
         window: states for which it is asked at a time.
@@ -71,50 +105,74 @@ class PolicyProposer:
         self._sampler, self._encoder, self._tokenizer, self._config = sampler, encoder, tokenizer, config
         self._sampling, self._wording, self._policy, self._max_prompt = sampling, wording, policy, max_prompt
         self.window = window
-        self._draws = config.draws or config.k
-        self._temperatures = config.temperatures[: self._draws]
+        self._temperatures = config.temperatures
 
     def propose(self, requests: Sequence[ProposalRequest]) -> ProposalBatch:
-        """Return up to K alternatives per request."""
+        """Return up to K alternatives per request, and the listed actions that are added to them."""
         return asyncio.run(self._propose(requests))
 
     async def _propose(self, requests: Sequence[ProposalRequest]) -> ProposalBatch:
-        states = [visible_state(request, self._config) for request in requests]
-        prompts = [self._encoder.prompt(render_policy(state, self._wording)) for state in states]
-        fitting = [index for index, prompt in enumerate(prompts) if len(prompt) <= self._max_prompt]
-        drawn = dict(zip(fitting, await self._draw([prompts[index] for index in fitting]), strict=True))
-        alternatives = tuple(
-            policy_proposals(self._proposals(drawn.get(index, []), states[index]), self._config, request)
-            for index, request in enumerate(requests)
+        states = [self._begin(request) for request in requests]
+        fitting = [state for state in states if len(state.prompt) <= self._max_prompt]
+        while rounds := self._next_rounds(fitting):
+            for (draws, size), group in rounds.items():
+                await self._sample_round(group, draws, size)
+        chosen = [policy_proposals(state.proposals, self._config, state.request) for state in states]
+        return ProposalBatch(
+            tuple(alternatives.all for alternatives in chosen),
+            sum(state.draws * len(state.prompt) for state in states),
+            sum(state.completion_tokens for state in states),
+            tuple(state.draws for state in states),
+            tuple(_unused(state, alternatives) for state, alternatives in zip(states, chosen, strict=True)),
         )
-        prompt_tokens = self._draws * sum(len(prompts[index]) for index in fitting)
-        completion_tokens = sum(len(draw.token_ids) for draws in drawn.values() for draw in draws)
-        return ProposalBatch(alternatives, prompt_tokens, completion_tokens)
 
-    async def _draw(self, prompts: list[list[int]]) -> list[list[Draw]]:
-        """Return the draws of each prompt in their order: the temperatures take turns."""
-        turns = range(len(self._temperatures))
-        responses = await asyncio.gather(*(self._sample(prompts, turn) for turn in turns))
-        draws: list[list[Draw]] = [[] for _ in prompts]
-        for number in range(self._draws):
-            rounds, turn = divmod(number, len(turns))
-            for draws_of_prompt, responses_to_prompt in zip(draws, responses[turn], strict=True):
-                draws_of_prompt.append(Draw(responses_to_prompt[rounds], self._temperatures[turn], number))
-        return draws
+    def _begin(self, request: ProposalRequest) -> _Sampling:
+        shown = visible_state(request, self._config)
+        return _Sampling(request, shown, self._encoder.prompt(render_policy(shown, self._wording)))
 
-    async def _sample(self, prompts: list[list[int]], turn: int) -> list[list[list[int]]]:
-        """Return all responses to each prompt that one temperature draws in its turns."""
-        count = len(range(turn, self._draws, len(self._temperatures)))
-        params: SamplingParams = {**self._sampling, "temperature": self._temperatures[turn]}
+    def _next_rounds(self, states: Sequence[_Sampling]) -> dict[tuple[int, int], list[_Sampling]]:
+        """Return the states that lack alternatives and may be sampled again.
+
+        Returns:
+            By the number of responses that they have, and the number of those to sample.
+        """
+        rounds: dict[tuple[int, int], list[_Sampling]] = {}
+        for state in states:
+            size = min(self._config.k, max_draws(self._config, state.request) - state.draws)
+            own = policy_proposals(state.proposals, self._config, state.request).own
+            if size > 0 and len(own) < wanted(self._config, state.request):
+                rounds.setdefault((state.draws, size), []).append(state)
+        return rounds
+
+    async def _sample_round(self, states: Sequence[_Sampling], draws: int, size: int) -> None:
+        """Sample `size` responses in each state, which has `draws` of them: the temperatures take turns."""
+        temperatures = [self._temperatures[draw % len(self._temperatures)] for draw in range(draws, draws + size)]
+        counts, prompts = Counter(temperatures), [state.prompt for state in states]
+        sampled = await asyncio.gather(*(self._sample(prompts, *item) for item in counts.items()))
+        for index, state in enumerate(states):
+            responses = {item: iter(of_prompts[index]) for item, of_prompts in zip(counts, sampled, strict=True)}
+            for draw, temperature in enumerate(temperatures, start=draws):
+                self._take(state, Draw(next(responses[temperature]), temperature, draw))
+
+    async def _sample(self, prompts: list[list[int]], temperature: float, count: int) -> list[list[list[int]]]:
+        params: SamplingParams = {**self._sampling, "temperature": temperature}
         return await self._sampler.sample(prompts, count, params)
 
-    def _proposals(self, draws: Sequence[Draw], state: State) -> list[Proposal]:
-        """Return the actions of the draws that have one, in their order."""
-        proposals = []
-        for draw in draws:
-            text = self._tokenizer.decode(draw.token_ids, skip_special_tokens=True)
-            action = read_response(text, state.admissible_actions).action
-            if action is not None:
-                sampling = json.dumps({"temperature": draw.temperature, "draw": draw.number})
-                proposals.append(Proposal(action, PROPOSER, self._policy, sampling))
-        return proposals
+    def _take(self, state: _Sampling, draw: Draw) -> None:
+        """Take the action out of a response."""
+        state.draws += 1
+        state.completion_tokens += len(draw.token_ids)
+        text = self._tokenizer.decode(draw.token_ids, skip_special_tokens=True)
+        action = read_response(text, state.shown.admissible_actions).action
+        if action is None:
+            state.without_action.append(UnusedResponse(text, NO_ACTION))
+        else:
+            sampling = json.dumps({"temperature": draw.temperature, "draw": draw.number})
+            state.texts[sampling] = text
+            state.proposals.append(Proposal(action, POLICY, self._policy, sampling))
+
+
+def _unused(state: _Sampling, alternatives: PolicyAlternatives) -> tuple[UnusedResponse, ...]:
+    """Return the responses of a state that gave no alternative."""
+    others = [UnusedResponse(state.texts[proposal.sampling], reason) for proposal, reason in alternatives.unused]
+    return (*state.without_action, *others)
