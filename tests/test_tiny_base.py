@@ -7,9 +7,8 @@ import json
 
 import torch
 from support.jobs import ROOT
+from support.prompts import BARE
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from verl_ee.prompts.text import POLICY_SYSTEM
 
 MODEL = ROOT / "examples/tiny_base/model"
 
@@ -27,7 +26,7 @@ def test_model_loads_and_keeps_to_the_format() -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     assert sum(parameter.numel() for parameter in model.parameters()) < 1_000_000
     text = "Task: put a cup on a table\nThe kitchen has table 1, sink 1.\nYou can:\ngo to table 1\ngo to sink 1\nlook"
-    messages = [{"role": "system", "content": POLICY_SYSTEM}, {"role": "user", "content": text}]
+    messages = [{"role": "system", "content": BARE.system}, {"role": "user", "content": text}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
     out = model.generate(**ids, max_new_tokens=16, do_sample=False, pad_token_id=tokenizer.pad_token_id)

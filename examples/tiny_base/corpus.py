@@ -12,12 +12,15 @@ import random
 import re
 from collections.abc import Callable, Iterator
 
+from verl_ee.config import PromptConfig
 from verl_ee.envs import make
 from verl_ee.prompts.state import EpisodeHistory, State
 from verl_ee.prompts.text import Message, render_outcome, render_policy, render_response, render_world_model
 
 FIRST_TASK = 5_000
 """Houses below this number are left to experts, GRPO and evaluation."""
+PROMPT = PromptConfig(system="You act in a text world. Answer with one action.", instruction="")
+"""The prompt of the policy, which recipes/household/run.sh keeps to."""
 READER = "You answer a question about a text."
 Sample = tuple[list[Message], str]
 Question = Callable[[State, random.Random], tuple[str, str] | None]
@@ -55,7 +58,7 @@ def random_state(env: object, rng: random.Random) -> State:
 def _sample(state: State, rng: random.Random) -> Sample:
     draw = rng.random()
     if draw < 0.45:
-        return render_policy(state), render_response(rng.choice(state.admissible_actions or ("look",)))
+        return render_policy(state, PROMPT), render_response(rng.choice(state.admissible_actions or ("look",)))
     if draw < 0.5 and state.history:
         last = state.history[-1]
         before = State(state.task, state.history[:-1], last.observation, None)
@@ -66,7 +69,7 @@ def _sample(state: State, rng: random.Random) -> Sample:
         found = rng.choice(QUESTIONS)(state, rng)
         if found is not None:
             question, answer = found
-            text = render_policy(state)[1]["content"]
+            text = render_policy(state, PROMPT)[1]["content"]
             return _ask(f"{text}\nQuestion: {question}", f"Answer: {answer}")
     return _ask("Say it again: " + state.task, state.task)
 

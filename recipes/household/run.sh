@@ -13,13 +13,14 @@ ENV=verl_ee/Household-v0
 REWARD=progress
 mkdir -p "$OUT/data"
 verl-ee experts record --env $ENV --kwarg reward=$REWARD --split train --first $((SEED * DEMOS)) -n "$DEMOS" --out "$OUT/data/experts.jsonl"
-verl-ee envs tasks --env $ENV --split train:2000 -n 1024 --out "$OUT/data/train.parquet"
-verl-ee envs tasks --env $ENV --split seen --split unseen -n "$EPISODES" --out "$OUT/data/val.parquet"
+# The prompt that the tiny base was trained on; a language model leaves it out.
+SYSTEM='You act in a text world. Answer with one action.'; INSTRUCTION=''
+PROMPTS=(--prompt-system "$SYSTEM" --prompt-instruction "$INSTRUCTION")
+verl-ee envs tasks --env $ENV --split train:2000 -n 1024 "${PROMPTS[@]}" --out "$OUT/data/train.parquet"
+verl-ee envs tasks --env $ENV --split seen --split unseen -n "$EPISODES" "${PROMPTS[@]}" --out "$OUT/data/val.parquet"
 
 EARLY=(
-  # The prompt that the tiny base was trained on.
-  early_experience.prompt.system="'You act in a text world. Answer with one action.'"
-  early_experience.prompt.instruction="''"
+  early_experience.prompt.system="'$SYSTEM'" early_experience.prompt.instruction="'$INSTRUCTION'"
   early_experience.environment.id=$ENV +early_experience.environment.kwargs.reward=$REWARD
   early_experience.experts="$OUT/data/experts.jsonl"
   early_experience.max_turns=16 early_experience.console="${CONSOLE:-full}"

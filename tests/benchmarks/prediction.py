@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from support.prompts import BARE
 from transformers import AutoTokenizer
 
 from benchmarks.figures import Exactly, Report, Sample, Within
@@ -36,7 +37,7 @@ class CountingProposer:
         alternatives, read, written = [], 0, 0
         for request in requests:
             proposals = self._proposals(request)
-            text = self._tokenizer.apply_chat_template(render_policy(request.state), tokenize=False)
+            text = self._tokenizer.apply_chat_template(render_policy(request.state, BARE), tokenize=False)
             read += K * len(self._tokenizer(text)["input_ids"])
             written += sum(len(self._tokenizer(render_response(item.action))["input_ids"]) for item in proposals)
             alternatives.append(proposals)

@@ -24,6 +24,7 @@ from typing import IO, Any, NamedTuple
 import hydra
 import ray
 from omegaconf import OmegaConf
+from support.prompts import BARE
 from transformers import AutoTokenizer
 
 from benchmarks.figures import AtLeast, Report, Sample
@@ -79,7 +80,7 @@ def household(encoder: Encoder) -> Iterator[PromptedRequest]:
         trajectory = env.expert_trajectory(f"train/{index}")  # type: ignore[attr-defined]
         states = expert_states(trajectory, 8)
         for number, step in enumerate(trajectory.steps):
-            prompt = encoder.prompt(render_policy(states[number]))
+            prompt = encoder.prompt(render_policy(states[number], BARE))
             if len(prompt) <= PROMPT:
                 ref = StateRef(index, number)
                 yield PromptedRequest(ProposalRequest(ref, trajectory.task, states[number], step.action), prompt)

@@ -107,7 +107,7 @@ def test_what_is_shipped_parses_and_holds_only_what_differs_from_a_default(name:
         ("imitation", "max_turns", 30),
         ("imitation", "save_freq", 500),
         ("iwm", "world_model.budget", "full"),
-        ("sr", "reflection.min_accepted", 0.0),
+        ("sr", "reflection.min_accepted", None),
         ("sr", "reflection.writer", "policy"),
         ("iwm", "hand_over.reference", "mid_trained"),
     ],
@@ -155,8 +155,8 @@ def test_the_stages_of_the_world_model_method() -> None:
         ("collect.world_model.kk", 3, ["Did you mean 'k'", "workers"]),
         ("stages.imitation.epoch", 3, ["Did you mean 'epochs'", "batch_size"]),
         ("stages.world_model.learning_rate", 1e-5, ["Allowed: ", "lr"]),
-        ("collect.world_model.k", 0, ["greater than or equal to 1"]),
-        ("collect.world_model.k", -3, ["greater than or equal to 1"]),
+        ("collect.world_model.k", -1, ["greater than or equal to 0"]),
+        ("collect.world_model.k", -3, ["greater than or equal to 0"]),
         ("collect.world_model.k", "many", ["integer"]),
         ("collect.world_model.k", 2.5, ["integer"]),
         ("collect.world_model.k", None, ["integer"]),
@@ -214,10 +214,10 @@ def test_a_key_that_is_not_there_is_asked_for(key: str) -> None:
 
 
 def test_all_problems_are_told_at_once() -> None:
-    keys = changed("collect.world_model.k", 0) | {"max_turns": "x", "unknwon": 1}
+    keys = changed("collect.world_model.k", -1) | {"max_turns": "x", "unknwon": 1}
     lines = refusal(keys).splitlines()
     assert len(lines) == 3
-    for key in ("collect.world_model.k=0", "max_turns='x'", "unknwon=1"):
+    for key in ("collect.world_model.k=-1", "max_turns='x'", "unknwon=1"):
         assert sum(f"early_experience.{key}" in line for line in lines) == 1
 
 

@@ -22,7 +22,7 @@ SOME_DEFAULTS = {
     "writers.<name>.kind": "**required**",
     "writers.<name>.endpoint.url": '`""`',
     "world_model.budget": "`full`",
-    "reflection.min_accepted": "`0.0`",
+    "reflection.min_accepted": "`null`",
     "stages.<name>.lr": "**required**",
     "hand_over.optimizer": "`fresh`",
 }
@@ -40,7 +40,17 @@ def test_the_page_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_key_of_the_schema_has_a_row() -> None:
     schema = EarlyExperienceConfig.model_json_schema()
-    groups = {"environment", "collect", "writers", "endpoint", "world_model", "reflection", "stages", "hand_over"}
+    groups = {
+        "environment",
+        "collect",
+        "writers",
+        "endpoint",
+        "world_model",
+        "reflection",
+        "stages",
+        "hand_over",
+        "prompt",
+    }
     models = [schema, *schema["$defs"].values()]
     expected = sorted(key for model in models for key in model["properties"] if key not in groups)
     # Two groups have a key `collect` of their own, which names a set.

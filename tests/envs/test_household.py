@@ -13,6 +13,7 @@ from typing import Any
 
 import gymnasium
 import pytest
+from support.prompts import BARE
 
 from verl_ee.envs import Expert, Snapshots, Tasks, capabilities, make, register_envs, version_of
 from verl_ee.envs.household import tables
@@ -228,7 +229,7 @@ def test_prompts_fit_a_tiny_model_and_train_has_every_word() -> None:
             history: list[Turn] = []
             for step in trajectory.steps:
                 state = State(trajectory.instruction, recent(history, 8), step.observation, step.admissible_actions)
-                prompt = words("\n".join(message["content"] for message in render_policy(state)))
+                prompt = words("\n".join(message["content"] for message in render_policy(state, BARE)))
                 vocabulary[split] |= set(prompt)
                 lengths.append(len(prompt))
                 observations.append(len(words(step.observation)))

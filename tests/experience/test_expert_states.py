@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.prompts import BARE
 
 from verl_ee.envs import ExpertStep, ExpertTrajectory
 from verl_ee.envs.household.env import Household
@@ -27,7 +28,7 @@ def test_an_episode_sees_what_an_expert_saw(length: int) -> None:
     for step, expected in zip(steps, states, strict=True):
         state = episode.state(observation, list(info["admissible_actions"]))
         assert state == expected
-        assert render_policy(state) == render_policy(expected)
+        assert render_policy(state, BARE) == render_policy(expected, BARE)
         episode.act(observation, step.action)
         observation, _, _, _, info = env.step(step.action)
 
@@ -35,4 +36,4 @@ def test_an_episode_sees_what_an_expert_saw(length: int) -> None:
 def test_thoughts_of_an_expert_are_no_part_of_a_state() -> None:
     steps = (ExpertStep("o", "a", "secret"), ExpertStep("p", "b", "secret"))
     trajectory = ExpertTrajectory("x/Y-v0", "1", "t", "t", steps, "secret", True)
-    assert "secret" not in str([render_policy(state) for state in expert_states(trajectory, 5)])
+    assert "secret" not in str([render_policy(state, BARE) for state in expert_states(trajectory, 5)])

@@ -13,15 +13,20 @@ from typing import Any
 
 import pytest
 from support.games import expert
+from support.prompts import BARE
 
 from verl_ee.config import CollectConfig
+from verl_ee.envs import canonical_form
 from verl_ee.envs.household.env import Household
+from verl_ee.experience.policy_proposals import max_draws, policy_proposals, wanted
 from verl_ee.experience.proposers import (
+    EXPERT_ACTION,
+    EXPERT_TOOL,
+    REPEATED,
+    UNLISTED,
     Proposal,
     ProposalRequest,
-    distinct_alternatives,
     listed_proposals,
-    policy_proposals,
     sample_admissible,
     seed_of,
     tool_of,
@@ -29,7 +34,6 @@ from verl_ee.experience.proposers import (
 )
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.examples import Encoder
-from verl_ee.prompts.actions import canonical
 from verl_ee.prompts.state import State
 from verl_ee.prompts.text import Message, state_text
 from verl_ee.trainer.rollout.proposer import PolicyProposer
@@ -66,10 +70,17 @@ def test_k_of_the_listed_actions_are_taken_without_replacement_and_never_the_exp
         assert set(chosen) <= set(LISTED) - {EXPERT}
 
 
-@pytest.mark.parametrize("written", ["open drawer 1.", "'open drawer 1'", '  "open   drawer 1". ', "`open drawer 1`"])
-def test_the_expert_s_action_is_left_out_however_it_is_written(written: str) -> None:
-    assert sorted(sample_admissible(LISTED, written, 9, "0")) == sorted(set(LISTED) - {EXPERT})
-    assert sorted(sample_admissible((*LISTED, written), EXPERT, 9, "0")) == sorted(set(LISTED) - {EXPERT})
+@pytest.mark.parametrize("written", ["  open drawer 1\n", "OPEN drawer 1", "Open  Drawer\t1"])
+def test_the_expert_s_action_is_left_out_however_the_environment_lets_it_be_written(written: str) -> None:
+    form = canonical_form("verl_ee/Household-v0")
+    assert sorted(sample_admissible(LISTED, written, 9, "0", form)) == sorted(set(LISTED) - {EXPERT})
+    assert sorted(sample_admissible((*LISTED, written), EXPERT, 9, "0", form)) == sorted(set(LISTED) - {EXPERT})
+
+
+@pytest.mark.parametrize("other", ["open drawer 1.", "'open drawer 1'", "open  drawer 1", "Open drawer 1"])
+def test_without_a_form_of_its_own_only_outer_white_space_is_nothing(other: str) -> None:
+    assert EXPERT in sample_admissible(LISTED, other, 9, "0")
+    assert EXPERT not in sample_admissible(LISTED, f" {EXPERT} \n", 9, "0")
 
 
 @pytest.mark.parametrize("listed", [(), (EXPERT,)])
@@ -153,69 +164,89 @@ def test_admissible_takes_k_and_exhaustive_takes_all_but_the_expert(k: int) -> N
 
 @pytest.mark.parametrize("k", [1, 2, 3, 9])
 def test_the_first_k_draws_that_differ_are_taken_and_the_expert_s_is_none(k: int) -> None:
-    samples = drawn("sing", "'sing'", EXPERT, "  dance. ", f'"{EXPERT}".', "sing", "dance", "hum", "", "look")
-    expected = ["sing", "  dance. ", "hum", "look"][:k]
+    samples = drawn("sing", " sing\n", EXPERT, "  dance. ", f" {EXPERT}", "sing", "dance.", "hum", "look")
     chosen = policy_proposals(samples, config(k=k, alternatives="policy"), request())
-    assert actions(chosen) == expected
-    assert chosen == distinct_alternatives(samples, EXPERT, k)
-    # What was drawn stays what it was: who proposed it, by which policy and how.
-    assert [samples.index(item) for item in chosen] == [0, 3, 7, 9][:k]
+    # What was drawn stays what it was, to the last space: who proposed it, by which policy and how.
+    assert [samples.index(item) for item in chosen.own] == [0, 3, 7, 8][:k]
+    assert chosen.added == ()
+    reasons = {samples.index(item): reason for item, reason in chosen.unused}
+    expected = {1: REPEATED, 2: EXPERT_ACTION, 4: EXPERT_ACTION, 5: REPEATED, 6: REPEATED if k > 1 else None}
+    assert reasons == {index: reason for index, reason in expected.items() if reason}
 
 
-@pytest.mark.parametrize("written", ["open drawer 1.", "'open drawer 1'", ' "open  drawer 1" '])
+@pytest.mark.parametrize("written", ["Open Drawer 1", " open  drawer 1 "])
 def test_a_draw_is_the_expert_s_action_however_either_is_written(written: str) -> None:
     for alternatives in ("policy", "mixture"):
         given = config(alternatives=alternatives, extra_admissible=9, unlisted="replace")
-        chosen = policy_proposals(
-            drawn(EXPERT, "`open drawer 1`", "look"), given, replace(request(), expert_action=written)
-        )
-        assert EXPERT not in {canonical(item.action) for item in chosen}
+        asked = replace(request(), expert_action=written, canonical=canonical_form("verl_ee/Household-v0"))
+        chosen = policy_proposals(drawn(EXPERT, "OPEN DRAWER 1", "look"), given, asked).all
+        assert EXPERT not in {item.action.lower() for item in chosen}
         assert chosen[0].action == "look"
 
 
 def test_an_action_whose_name_holds_the_expert_s_is_another_one() -> None:
     samples = drawn("open drawer 10", "open drawer", "Open drawer 1", "open drawer 1!")
-    assert actions(policy_proposals(samples, config(k=9, alternatives="policy"), request())) == actions(tuple(samples))
+    chosen = policy_proposals(samples, config(k=9, alternatives="policy"), request())
+    assert actions(chosen.own) == actions(tuple(samples))
 
 
-@pytest.mark.parametrize("samples", [(), ("",), (EXPERT,), ("  ", f"{EXPERT}.")])
-def test_where_the_policy_has_only_the_expert_s_action_there_is_no_alternative(samples: tuple[str, ...]) -> None:
-    for unlisted in ("keep", "replace"):
-        given = config(alternatives="policy", unlisted=unlisted)
-        assert policy_proposals(drawn(*samples), given, request()) == ()
+@pytest.mark.parametrize("samples", [(), (EXPERT,), (EXPERT, f"  {EXPERT} ")])
+def test_where_the_policy_has_only_the_expert_s_action_it_has_no_alternative(samples: tuple[str, ...]) -> None:
+    kept = policy_proposals(drawn(*samples), config(alternatives="policy", unlisted="keep"), request())
+    filled = policy_proposals(drawn(*samples), config(alternatives="policy", unlisted="replace"), request())
+    assert kept.all == filled.own == ()
+    assert len(filled.added) == 3
+    assert set(actions(filled.added)) < set(LISTED) - {EXPERT}
 
 
 def test_an_unlisted_action_is_kept() -> None:
     chosen = policy_proposals(drawn("sing", "look"), config(alternatives="policy", unlisted="keep"), request())
-    assert [(item.action, item.proposer) for item in chosen] == [("sing", "policy"), ("look", "policy")]
+    assert [(item.action, item.proposer) for item in chosen.all] == [("sing", "policy"), ("look", "policy")]
 
 
 @pytest.mark.parametrize("step", range(20))
-def test_an_unlisted_action_is_replaced_by_one_that_nobody_uses(step: int) -> None:
+def test_an_unlisted_action_is_left_out_and_listed_ones_that_nobody_uses_fill_up(step: int) -> None:
     given = config(k=4, alternatives="policy", unlisted="replace")
-    samples = drawn("sing", "look.", "dance", "go to desk 1")
+    samples = drawn("sing", "look", "dance", "go to desk 1")
     chosen = policy_proposals(samples, given, request(step=step))
-    # The listed ones stay in their places, as they were drawn.
-    assert (chosen[1], chosen[3]) == (samples[1], samples[3])
-    free = {"open drawer 10", "take mug 1 from shelf 1", "inventory"}
-    assert {chosen[0].action, chosen[2].action} <= free
-    assert chosen[0].action != chosen[2].action
-    for item in (chosen[0], chosen[2]):
+    assert list(chosen.own) == [samples[1], samples[3]]
+    assert [reason for _, reason in chosen.unused] == [UNLISTED, UNLISTED]
+    assert set(actions(chosen.added)) < {"open drawer 10", "take mug 1 from shelf 1", "inventory"}
+    assert len(set(actions(chosen.added))) == 2
+    for item in chosen.added:
         assert (item.proposer, item.policy, item.sampling) == ("admissible", "", "")
 
 
-def test_where_no_listed_action_is_left_an_unlisted_one_is_dropped() -> None:
-    samples = drawn("sing", "inventory", "dance", "hum")
+def test_further_draws_take_the_places_of_unlisted_ones() -> None:
+    samples = drawn("sing", "look", "dance", "inventory", "hum", "go to desk 1", "open drawer 10")
+    given = config(k=3, alternatives="policy", unlisted="replace", draws=9)
+    chosen = policy_proposals(samples, given, request())
+    assert actions(chosen.own) == ["look", "inventory", "go to desk 1"]
+    assert chosen.added == ()
+
+
+def test_there_are_no_more_alternatives_than_other_listed_actions() -> None:
     given = config(k=9, alternatives="policy", unlisted="replace")
-    chosen = policy_proposals(samples, given, request(("look", "inventory", EXPERT)))
-    assert [(item.action, item.proposer) for item in chosen] == [("look", "admissible"), ("inventory", "policy")]
-    assert policy_proposals(drawn("sing"), given, request((EXPERT,))) == ()
+    chosen = policy_proposals(drawn("sing", "inventory", "dance", "hum"), given, request(("look", "inventory", EXPERT)))
+    assert [(item.action, item.proposer) for item in chosen.all] == [("inventory", "policy"), ("look", "admissible")]
+    assert policy_proposals(drawn("sing"), given, request((EXPERT,))).all == ()
+
+
+def test_so_many_alternatives_are_asked_for_and_so_many_responses_sampled() -> None:
+    few, silent = request(("look", "inventory", EXPERT)), request(None)
+    for unlisted, asked in (("keep", 5), ("replace", 2)):
+        given = config(k=5, alternatives="policy", unlisted=unlisted)
+        assert wanted(given, few) == asked
+        assert wanted(given, silent) == 5
+        assert (max_draws(given, few), max_draws(given, silent)) == (5, 20)
+        limited = config(k=5, alternatives="policy", unlisted=unlisted, draws=7)
+        assert (max_draws(limited, few), max_draws(limited, silent)) == (7, 7)
 
 
 def test_replacing_is_by_chance_and_by_that_of_the_state() -> None:
     given = config(k=1, alternatives="policy", unlisted="replace")
     draws = 2000
-    count = Counter(policy_proposals(drawn("sing"), given, request(step=step))[0].action for step in range(draws))
+    count = Counter(policy_proposals(drawn("sing"), given, request(step=step)).added[0].action for step in range(draws))
     assert set(count) == set(LISTED) - {EXPERT}
     assert sum((count[action] - draws / 5) ** 2 / (draws / 5) for action in count) < 18.5
     assert all(
@@ -235,37 +266,36 @@ def test_replacing_is_by_chance_and_by_that_of_the_state() -> None:
 @pytest.mark.parametrize("unlisted", ["keep", "replace"])
 def test_a_mixture_adds_listed_actions_to_those_of_the_policy(extra: int, unlisted: str) -> None:
     given = config(k=3, alternatives="mixture", extra_admissible=extra, unlisted=unlisted)
-    samples = drawn("sing", "look", "'look'", EXPERT)
+    samples = drawn("sing", "look", " look ", EXPERT)
     chosen = policy_proposals(samples, given, request())
-    # Of the five listed ones that are not the expert's, "look" is used, and one more replaces "sing".
-    spare = 4 if unlisted == "keep" else 3
-    assert len(chosen) == 2 + min(extra, spare)
-    forms = [canonical(item.action) for item in chosen]
-    assert len(set(forms)) == len(forms)
-    assert canonical(EXPERT) not in forms
-    assert chosen[1] == samples[1]
-    assert (chosen[0] == samples[0]) == (unlisted == "keep")
-    assert all(item.proposer == "admissible" and item.action in LISTED for item in chosen[2:])
+    assert list(chosen.own) == (samples[:2] if unlisted == "keep" else samples[1:2])
+    # Four of the five other listed actions are not used; two fill up to K where "sing" is left out.
+    filling = 0 if unlisted == "keep" else 2
+    assert len(chosen.added) == min(4, filling + extra)
+    assert len(set(actions(chosen.all))) == len(chosen.all)
+    assert all(item.proposer == "admissible" and item.action in LISTED for item in chosen.added)
+    assert not {EXPERT, "look"} & set(actions(chosen.added))
 
 
 def test_only_a_mixture_adds_listed_actions() -> None:
     given = config(alternatives="policy", extra_admissible=3)
-    assert actions(policy_proposals(drawn("sing"), given, request())) == ["sing"]
+    assert actions(policy_proposals(drawn("sing"), given, request()).all) == ["sing"]
 
 
 def test_without_a_list_nothing_is_replaced_and_nothing_added() -> None:
     for alternatives in ("policy", "mixture"):
         given = config(alternatives=alternatives, unlisted="replace", extra_admissible=5)
         chosen = policy_proposals(drawn("sing", EXPERT, "dance"), given, request(None))
-        assert actions(chosen) == ["sing", "dance"]
+        assert actions(chosen.all) == ["sing", "dance"]
 
 
-def test_an_action_is_listed_in_whatever_form_it_was_drawn() -> None:
+def test_an_action_is_listed_in_whatever_form_the_environment_reads() -> None:
     given = config(k=9, alternatives="mixture", unlisted="replace", extra_admissible=9)
-    samples = drawn('"inventory".', " go  to desk 1 ", "`look`")
-    chosen = policy_proposals(samples, given, request())
-    assert list(chosen[:3]) == samples
-    assert sorted(actions(chosen[3:])) == ["open drawer 10", "take mug 1 from shelf 1"]
+    samples = drawn("INVENTORY", " go  to desk 1 ", "Look")
+    asked = replace(request(), canonical=canonical_form("verl_ee/Household-v0"))
+    chosen = policy_proposals(samples, given, asked)
+    assert list(chosen.own) == samples
+    assert sorted(actions(chosen.added)) == ["open drawer 10", "take mug 1 from shelf 1"]
 
 
 # Without the expert's tool
@@ -276,6 +306,7 @@ def test_an_action_is_listed_in_whatever_form_it_was_drawn() -> None:
     [
         ("go to desk 1", "go"),
         ("  'open   drawer 1'. ", "open"),
+        ('"', ""),
         ("look", "look"),
         ("search[red mug]", "search"),
         ("mv(source='a', destination='b')", "mv"),
@@ -320,15 +351,16 @@ def test_withholding_takes_k_of_what_is_left() -> None:
 
 @pytest.mark.parametrize("unlisted", ["keep", "replace"])
 def test_no_draw_and_no_addition_uses_the_expert_s_tool_if_that_is_withheld(unlisted: str) -> None:
-    samples = drawn("open drawer 10", "'open window'", "sing", "look", "open", "inventory.")
+    samples = drawn("open drawer 10", "'open window'", "sing", "look", "open", "inventory")
     given = config(k=9, alternatives="mixture", extra_admissible=9, unlisted=unlisted, withhold_expert_tool=True)
     chosen = policy_proposals(samples, given, request())
-    assert chosen[1:3] == (samples[3], samples[5])
-    assert (chosen[0] == samples[2]) == (unlisted == "keep")
-    forms = {canonical(item.action) for item in chosen}
-    assert forms == set(WITHHELD) | ({"sing"} if unlisted == "keep" else set())
+    assert list(chosen.own) == [*([samples[2]] if unlisted == "keep" else []), samples[3], samples[5]]
+    assert set(actions(chosen.all)) == set(WITHHELD) | ({"sing"} if unlisted == "keep" else set())
+    assert {item.action for item, reason in chosen.unused if reason == EXPERT_TOOL} == {
+        *("open drawer 10", "'open window'", "open")
+    }
     free = config(k=9, alternatives="mixture", extra_admissible=9, unlisted=unlisted)
-    assert "open drawer 10" in actions(policy_proposals(samples, free, request()))
+    assert "open drawer 10" in actions(policy_proposals(samples, free, request()).own)
 
 
 def test_calls_of_a_tool_are_left_out_whatever_their_arguments() -> None:
@@ -336,8 +368,8 @@ def test_calls_of_a_tool_are_left_out_whatever_their_arguments() -> None:
     other = '{"name": "find", "arguments": {"id": 0}}'
     prompted = replace(request(None), expert_action=calls[0])
     given = config(k=9, alternatives="policy", withhold_expert_tool=True)
-    assert actions(policy_proposals(drawn(*calls, other), given, prompted)) == [other]
-    assert actions(policy_proposals(drawn(*calls, other), config(k=9, alternatives="policy"), prompted)) == [
+    assert actions(policy_proposals(drawn(*calls, other), given, prompted).all) == [other]
+    assert actions(policy_proposals(drawn(*calls, other), config(k=9, alternatives="policy"), prompted).all) == [
         *calls[1:],
         other,
     ]
@@ -365,7 +397,7 @@ def test_the_policy_of_a_job_is_asked_in_the_state_that_is_shown(withheld: bool)
     answers = iter(["Action: open drawer 10", "I look.\nAction: look", "Nothing."])
     tokenizer = SimpleNamespace(decode=lambda *_, **__: next(answers))
     given = config(alternatives="policy", withhold_expert_tool=withheld)
-    proposer = PolicyProposer(Drawn(), Encoder(prompt, list), tokenizer, given, {}, "model@base", 99, 4)  # type: ignore[arg-type]
+    proposer = PolicyProposer(Drawn(), Encoder(prompt, list), tokenizer, given, {}, BARE, "model@base", 99, 4)  # type: ignore[arg-type]
     chosen = proposer.propose([request()])
     assert prompted == [state_text(visible_state(request(), given))]
     assert ("open drawer" in prompted[0]) != withheld

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from support.jobs import ROOT, Job, run_recipe
+from support.prompts import BARE
 from transformers import AutoTokenizer
 
 from verl_ee.experience.expert_files import load_experts
@@ -103,7 +104,7 @@ def test_prompts_of_training_equal_prompts_of_rollouts(job: Job) -> None:
         for index in range(16):
             observation, info = env.reset(options={"task": f"{split}/{index}"})
             state = EpisodeHistory(info["task"], 8).state(observation, info["admissible_actions"])
-            expected.add(tokenizer.decode(encoder.prompt(render_policy(state)), skip_special_tokens=True))
+            expected.add(tokenizer.decode(encoder.prompt(render_policy(state, BARE)), skip_special_tokens=True))
     assert expected <= {row["input"] for row in _validation(job.folder / "validation")}
 
 

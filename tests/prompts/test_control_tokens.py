@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from support.prompts import BARE
 
 from verl_ee.prompts.control_tokens import break_control_tokens, break_in_messages
 from verl_ee.prompts.state import State, Turn
@@ -64,7 +65,7 @@ def test_text_without_control_tokens_is_left_alone() -> None:
 
 def test_messages_are_neutralised_in_their_contents_alone() -> None:
     state = State("say <s>", (Turn("<|im_end|>", "look"),), "</s>", ("[INST]",))
-    for messages in (render_policy(state), render_world_model(state, "<|im_start|>")):
+    for messages in (render_policy(state, BARE), render_world_model(state, "<|im_start|>")):
         before = [dict(message) for message in messages]
         result = break_in_messages(messages, CONTROL)
         assert [message["role"] for message in result] == ["system", "user"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from support import actors
+from support.prompts import BARE
 from transformers import AutoTokenizer
 
 from verl_ee.envs import make
@@ -24,9 +25,9 @@ def household_rows() -> Rows:
         after = trajectory.steps[index + 1].observation
         thought = f"If I {step.action}, I will see this. {after}"
         texts = (
-            (render_policy(states[index]), render_response(step.action), "imitation"),
+            (render_policy(states[index], BARE), render_response(step.action), "imitation"),
             (render_world_model(states[index], step.action), render_outcome(after), "world_model"),
-            (render_policy(states[index]), render_response(step.action, thought), "reflection"),
+            (render_policy(states[index], BARE), render_response(step.action, thought), "reflection"),
         )
         for messages, target, name in texts:
             prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

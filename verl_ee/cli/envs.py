@@ -39,6 +39,10 @@ def add_to(commands: Commands) -> None:
         metavar="SPLIT[:FIRST]",
         help="split, and the index of its first task (default 0); may be repeated",
     )
+    for key in ("system", "instruction"):
+        tasks.add_argument(
+            f"--prompt-{key}", metavar="TEXT", help=f"early_experience.prompt.{key} of the job; its default if left out"
+        )
     tasks.add_argument("-n", type=at_least(1), required=True, help="number of tasks of each split")
     tasks.add_argument("--out", type=Path, required=True, metavar="FILE", help="task file to write")
     tasks.set_defaults(run=_tasks)
@@ -82,8 +86,11 @@ def _first_trajectory(args: argparse.Namespace, env: gymnasium.Env[str, str]) ->
 
 
 def _tasks(args: argparse.Namespace) -> None:
+    from verl_ee.config import PromptConfig
     from verl_ee.experience.task_files import write_tasks
 
+    given = {"system": args.prompt_system, "instruction": args.prompt_instruction}
+    prompt = PromptConfig.model_validate({key: text for key, text in given.items() if text is not None})
     env = make_environment(args)
     tasks = []
     for item in args.split:
@@ -92,4 +99,4 @@ def _tasks(args: argparse.Namespace) -> None:
             raise ConfigError(f"--split {item!r}: expected SPLIT or SPLIT:FIRST, FIRST a number.")
         chosen = tasks_from(tasks_of(env, split, "a task file"), split, int(first or 0), args.n)
         tasks += [(split, task) for task in chosen]
-    print(f"{write_tasks(args.out, env, tasks)} tasks in {args.out}")
+    print(f"{write_tasks(args.out, env, tasks, prompt)} tasks in {args.out}")

@@ -8,16 +8,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from verl_ee.config import PromptConfig
 from verl_ee.envs import TextEnv
 from verl_ee.experience.files.atomic import atomic
 from verl_ee.experience.files.parquet import TableRow
 from verl_ee.prompts.state import EpisodeHistory
-from verl_ee.prompts.text import state_text
+from verl_ee.prompts.text import render_policy
 
 AGENT_NAME = "early_experience"
 
 
-def write_tasks(path: Path, env: TextEnv, tasks: Iterable[tuple[str, str]]) -> int:
+def write_tasks(path: Path, env: TextEnv, tasks: Iterable[tuple[str, str]], prompt: PromptConfig) -> int:
     """Write tasks as a Parquet file for `data.train_files` or `data.val_files`, and return their number.
 
     A row's `prompt` is the first state of the task, so verl's single-turn agent can use the file too; `agent_name`
@@ -27,6 +28,7 @@ def write_tasks(path: Path, env: TextEnv, tasks: Iterable[tuple[str, str]]) -> i
         path: the file.
         env: the environment of the tasks.
         tasks: pairs of split and task id; the split ends the row's `data_source`, by which verl groups its metrics.
+        prompt: what a prompt says besides the state.
     """
     name = (env.spec.id if env.spec else type(env.unwrapped).__name__).rsplit("/", 1)[-1].lower()
     rows: list[TableRow] = []
@@ -37,7 +39,7 @@ def write_tasks(path: Path, env: TextEnv, tasks: Iterable[tuple[str, str]]) -> i
             {
                 "data_source": f"{name}/{split}",
                 "agent_name": AGENT_NAME,
-                "prompt": [{"role": "user", "content": state_text(state)}],
+                "prompt": render_policy(state, prompt),
                 "ability": "agent",
                 "reward_model": {"style": "rule", "ground_truth": ""},
                 "extra_info": {"index": index, "task": task, "split": split},

@@ -13,12 +13,13 @@ from typing import Literal, cast, get_args
 from verl_ee.config import PromptConfig
 from verl_ee.config.models import Objective
 from verl_ee.envs import ExpertTrajectory
-from verl_ee.errors import ExampleFileError, did_you_mean
+from verl_ee.errors import ExampleError, ExampleFileError, did_you_mean
 from verl_ee.experience.expert_states import expert_states
 from verl_ee.experience.files.json_lines import check_keys, typed_value
 from verl_ee.experience.store import ExecutedBranch
 from verl_ee.objectives.reflection.rationales import Rationale
 from verl_ee.objectives.targets import TargetBuilder, raw_target
+from verl_ee.prompts.response import read_response
 from verl_ee.prompts.text import Message, render_outcome, render_policy, render_response, render_world_model
 
 Turns = Literal["last", "all"]
@@ -52,12 +53,16 @@ class Row:
 def imitation_rows(
     trajectories: Iterable[ExpertTrajectory], history_length: int, wording: PromptConfig
 ) -> Iterator[Row]:
-    """Yield one row per expert step: the state, then the expert's thought (if it has one) and action."""
+    """Yield one row per expert step: the state, then the expert's thought (if it has one) and action.
+
+    Raises:
+        ExampleError: if a rollout would read another action from a response.
+    """
     for index, trajectory in enumerate(trajectories):
         for step, state in enumerate(expert_states(trajectory, history_length)):
-            expert_step = trajectory.steps[step]
-            response = render_response(expert_step.action, expert_step.thought)
-            yield Row(tuple(render_policy(state, wording)), response, "imitation", f"trajectory {index}, step {step}")
+            expert_step, provenance = trajectory.steps[step], f"trajectory {index}, step {step}"
+            response = _response(expert_step.action, expert_step.thought, provenance)
+            yield Row(tuple(render_policy(state, wording)), response, "imitation", provenance)
 
 
 def reflection_rows(
@@ -76,8 +81,8 @@ def reflection_rows(
             continue
         ref = rationale.ref
         prompt = render_policy(states[ref.trajectory][ref.step], wording)
-        response = render_response(trajectories[ref.trajectory].steps[ref.step].action, rationale.text)
         provenance = f"trajectory {ref.trajectory}, step {ref.step}, {rationale.writer}"
+        response = _response(trajectories[ref.trajectory].steps[ref.step].action, rationale.text, provenance)
         yield Row(tuple(prompt), response, "reflection", provenance)
 
 
@@ -98,6 +103,22 @@ def world_model_rows(
         prompt = render_world_model(state, branch.outcome.action)
         provenance = f"trajectory {ref.trajectory}, step {ref.step}, {branch.transition[:12]}"
         yield Row(tuple(prompt), render_outcome(target(state, branch)), "world_model", provenance)
+
+
+def _response(action: str, thought: str | None, provenance: str) -> str:
+    """Return the response that takes an action.
+
+    Raises:
+        ExampleError: if a rollout would read another action from it.
+    """
+    response = render_response(action, thought)
+    read = read_response(response).action or ""
+    if read.strip() != action.strip():
+        raise ExampleError(
+            f"{provenance}: a response with the action {action!r} is read back as {read!r}, so the policy would learn to "
+            "do something else. Take the step out, or write the action without a line that begins with 'Action:'."
+        )
+    return response
 
 
 def row_to_json(row: Row) -> dict[str, object]:

@@ -21,7 +21,6 @@ from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.proposers import Proposal
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import Transition, transition_key
-from verl_ee.prompts.actions import canonical
 
 CONFIG = CollectConfig(k=3)
 
@@ -51,7 +50,7 @@ def open_actions(unit: WorkUnit) -> list[tuple[int, str]]:
     actions = []
     for request in unit.requests:
         own = [unit.trajectory.steps[request.step].action] if request.include_expert else []
-        fresh = [action for action in request.alternatives or () if canonical(action) not in request.known]
+        fresh = [action for action in request.alternatives or () if action not in request.known]
         actions += [(request.step, action) for action in own + fresh]
     return actions
 

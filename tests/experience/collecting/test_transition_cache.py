@@ -14,7 +14,6 @@ from verl_ee.errors import StoreError
 from verl_ee.experience.collecting.transition_cache import TransitionCache
 from verl_ee.experience.files.parquet import write_table
 from verl_ee.experience.store import TRANSITION_SCHEMA, transition_row
-from verl_ee.prompts.actions import canonical
 
 TRANSITIONS = [
     transition(task, ["press 0"] * step, action)
@@ -44,7 +43,7 @@ def test_transitions_are_known_by_state_and_form(tmp_path: Path) -> None:
     again = TransitionCache(tmp_path)
     assert (cache.known_at_start, again.known_at_start) == (frozenset(), {item.key for item in TRANSITIONS})
     for item in TRANSITIONS:
-        assert again.known(item.state)[canonical(item.outcome.action)] == item
+        assert again.known(item.state)[item.outcome.action] == item
     assert again.known("elsewhere") == {}
     again.add(TRANSITIONS)
     again.flush()

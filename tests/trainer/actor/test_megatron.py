@@ -14,6 +14,7 @@ import torch
 from support import actors, megatron_actors
 from support.job_checks import CPU
 from support.megatron_actors import Row
+from support.prompts import BARE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
@@ -48,7 +49,7 @@ def batches() -> list[list[Row]]:
     rows: dict[str, list[Row]] = {"imitation": [], "world_model": []}
     for state, step, after in zip(states, trajectory.steps, trajectory.steps[1:], strict=False):
         texts = (
-            ("imitation", render_policy(state), render_response(step.action)),
+            ("imitation", render_policy(state, BARE), render_response(step.action)),
             ("world_model", render_world_model(state, step.action), render_outcome(after.observation)),
         )
         for name, messages, target in texts:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from support.prompts import BARE
+
 from verl_ee.config import CollectConfig
 from verl_ee.experience.proposers import ProposalRequest
 from verl_ee.experience.state_ref import StateRef
@@ -29,7 +31,7 @@ def proposer(prompts: list[list[int]], **values: Any) -> PolicyProposer:
     tokenizer: Any = SimpleNamespace(decode=lambda ids, **_: f"Action: press {'-'.join(map(str, ids))}")
     sampler: Any = Samples()
     return PolicyProposer(
-        sampler, Encoder(lambda _: next(lengths), list), tokenizer, config, {}, "model@base", 8, window=4
+        sampler, Encoder(lambda _: next(lengths), list), tokenizer, config, {}, BARE, "model@base", 8, window=4
     )
 
 

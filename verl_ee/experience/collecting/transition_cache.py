@@ -22,7 +22,7 @@ class TransitionCache:
         known_at_start: keys of the transitions that the folder held when the cache was opened.
     """
 
-    def __init__(self, folder: Path, canonical: CanonicalForm) -> None:
+    def __init__(self, folder: Path, canonical: CanonicalForm = str.strip) -> None:
         """Read the transitions of a folder; it need not exist.
 
         Args:

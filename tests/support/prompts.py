@@ -1,0 +1,10 @@
+"""Prompts of the tests: the one that the tiny base was trained on, and one that says how to answer."""
+
+from __future__ import annotations
+
+from verl_ee.config import PromptConfig
+
+BARE = PromptConfig(system="You act in a text world. Answer with one action.", instruction="")
+"""The prompt of the tiny base, as in recipes/household/run.sh."""
+TOLD = PromptConfig()
+"""The defaults."""
