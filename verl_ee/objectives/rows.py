@@ -115,8 +115,8 @@ def _response(action: str, thought: str | None, provenance: str) -> str:
     read = read_response(response).action or ""
     if read.strip() != action.strip():
         raise ExampleError(
-            f"{provenance}: a response with the action {action!r} is read back as {read!r}, so the policy would learn to "
-            "do something else. Take the step out, or write the action without a line that begins with 'Action:'."
+            f"{provenance}: a response with the action {action!r} is read back as {read!r}, so the policy would learn "
+            "to do something else. Take the step out, or write the action without a line that begins with 'Action:'."
         )
     return response
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from support.prompts import BARE
 
 from verl_ee.config import CollectConfig
-from verl_ee.experience.proposers import ProposalRequest
+from verl_ee.experience.proposers import ProposalBatch, ProposalRequest
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.examples import Encoder
 from verl_ee.prompts.state import State
@@ -57,3 +59,66 @@ def test_temperatures_behind_the_last_draw_are_not_used() -> None:
 def test_without_a_state_that_fits_nothing_is_drawn() -> None:
     batch = proposer([[3] * 9]).propose([REQUEST])
     assert (batch.alternatives, batch.prompt_tokens, batch.completion_tokens) == (((),), 0, 0)
+
+
+class Scripted:
+    """A sampler whose responses come from a script, draw by draw, and that counts the calls."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts, self.sizes = list(texts), list[int]()
+
+    async def sample(self, prompts: list[list[int]], n: int, _: dict[str, Any]) -> list[list[list[int]]]:
+        self.sizes.append(n)
+        return [[[ord(letter) for letter in self.texts.pop(0)] for _ in range(n)] for _ in prompts]
+
+
+def proposed(sampler: Scripted, request: ProposalRequest, **values: Any) -> ProposalBatch:
+    config = CollectConfig.model_validate({"alternatives": "policy", "k": 2} | values)
+    tokenizer: Any = SimpleNamespace(decode=lambda ids, **_: "".join(map(chr, ids)))
+    given: Any = sampler
+    encoder = Encoder(lambda _: [1], list)
+    return PolicyProposer(given, encoder, tokenizer, config, {}, BARE, "model@base", 8, window=4).propose([request])
+
+
+SILENT = replace(REQUEST, state=State("find a mug", (), "A room."))
+
+
+def test_where_nothing_is_listed_draws_go_on_until_enough_alternatives_differ() -> None:
+    sampler = Scripted(
+        "Hm.", "Action: sing", "Action: sing", "Action: open drawer 1", "Action: hum", "Action: run", "x"
+    )
+    batch = proposed(sampler, SILENT)
+    assert [item.action for item in batch.alternatives[0]] == ["sing", "hum"]
+    assert sampler.sizes == [2, 2, 2]
+    assert batch.responses == (6,)
+    assert [(item.text, item.reason) for item in batch.unused[0]] == [
+        ("Hm.", "no action"),
+        ("Action: sing", "an action drawn before"),
+        ("Action: open drawer 1", "the expert's own action"),
+    ]
+
+
+@pytest.mark.parametrize(("draws", "sizes"), [(None, [2, 2, 2, 2]), (5, [2, 2, 1]), (1, [1])])
+def test_draws_end_at_their_limit(draws: int | None, sizes: list[int]) -> None:
+    sampler = Scripted(*["Hm."] * 8)
+    batch = proposed(sampler, SILENT, draws=draws)
+    assert sampler.sizes == sizes
+    assert batch.alternatives == ((),)
+    assert len(batch.unused[0]) == batch.responses[0] == sum(sizes)
+
+
+@pytest.mark.parametrize(("draws", "sizes"), [(None, [2]), (6, [2, 2, 2])])
+def test_where_actions_are_listed_more_is_drawn_only_if_asked_for(draws: int | None, sizes: list[int]) -> None:
+    sampler = Scripted(*["Hm."] * 6)
+    state = replace(REQUEST.state, admissible_actions=("look", "wait", "open drawer 1"))
+    batch = proposed(sampler, replace(REQUEST, state=state), draws=draws, unlisted="replace")
+    assert sampler.sizes == sizes
+    assert {(item.action, item.proposer) for item in batch.alternatives[0]} == {
+        ("look", "admissible"),
+        ("wait", "admissible"),
+    }
+
+
+def test_a_listed_action_that_is_written_loosely_is_proposed_as_it_is_listed() -> None:
+    batch = proposed(Scripted("LOOK.", "- look"), REQUEST, unlisted="replace", k=1, draws=2)
+    assert [(item.action, item.proposer) for item in batch.alternatives[0]] == [("look", "policy")]

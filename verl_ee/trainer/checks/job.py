@@ -24,6 +24,7 @@ from verl_ee.envs import make
 from verl_ee.errors import ConfigError, EnvError, did_you_mean
 from verl_ee.experience.cost import read_prices
 from verl_ee.experience.expert_files import ExpertFile, load_experts
+from verl_ee.experience.progress import plugin_logger
 from verl_ee.experience.provenance import check_same_source, provenance_of
 from verl_ee.experience.store import read_provenance
 from verl_ee.objectives.reflection.gates import GATES
@@ -35,9 +36,12 @@ from verl_ee.run.state import HAND_OVER
 from verl_ee.trainer.actor.reference import anchor_of, check_dtypes, check_meshes
 from verl_ee.trainer.checkpoints import TRACKER, check_actor, check_contents, resumed_from
 from verl_ee.trainer.checks.accelerator import check_accelerator
+from verl_ee.trainer.checks.prompt import prompt_warning
 from verl_ee.trainer.cpu import active
 from verl_ee.trainer.rollout.demonstrations import check_demonstrations
 from verl_ee.trainer.rollout.sampler import sends_adapter
+
+logger = plugin_logger(__name__)
 
 RESUME_MODES = ("auto", "disable", "resume_path")
 """verl's values of `trainer.resume_mode`."""
@@ -64,6 +68,9 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
         experts = check_experts(early)
         check_alternatives(early, experts, given)
         check_stores(early, experts)
+        warning = prompt_warning(early, experts.trajectories[0])
+        if warning:
+            logger.warning(warning)
     check_objectives(early, given)
     if early.prices is not None:
         read_prices(Path(early.prices).expanduser())

@@ -1,0 +1,48 @@
+"""The look at a job's prompt: it warns where nothing says how to answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support.prompts import BARE, TOLD
+
+from verl_ee.config import EarlyExperienceConfig, PromptConfig
+from verl_ee.config.checks import parse
+from verl_ee.envs.household.env import Household
+from verl_ee.trainer.checks.prompt import prompt_warning
+
+EXPERT = Household().expert_trajectory("train/0")
+SILENT = replace(EXPERT, steps=tuple(replace(step, admissible_actions=None) for step in EXPERT.steps))
+
+
+def config(prompt: PromptConfig) -> EarlyExperienceConfig:
+    stage = {"objectives": ["imitation"], "epochs": 1, "lr": 1e-5, "batch_size": 4}
+    return parse(
+        {
+            "method": "imitation",
+            "environment": {"id": "verl_ee/Household-v0"},
+            "experts": "experts.jsonl",
+            "stages": {"imitation": stage},
+            "prompt": prompt.model_dump(),
+        }
+    )
+
+
+def test_the_default_says_how_to_answer() -> None:
+    assert prompt_warning(config(TOLD), EXPERT) == prompt_warning(config(TOLD), SILENT) == ""
+
+
+@pytest.mark.parametrize("prompt", [BARE, PromptConfig(system="", instruction="Do something.")])
+def test_a_prompt_that_does_not_is_told_with_the_keys(prompt: PromptConfig) -> None:
+    listed, silent = prompt_warning(config(prompt), EXPERT), prompt_warning(config(prompt), SILENT)
+    for warning in (listed, silent):
+        assert "'Action:'" in warning
+        assert "early_experience.prompt.instruction" in warning
+    assert "not just a listed action" in listed
+    assert "not just a listed action" not in silent
+
+
+def test_either_text_may_say_it() -> None:
+    for prompt in (PromptConfig(system="Answer with Action: ..."), PromptConfig(instruction="Begin with Action:")):
+        assert prompt_warning(config(prompt), SILENT) == ""

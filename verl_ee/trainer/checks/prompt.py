@@ -1,0 +1,25 @@
+"""A look at the prompt of a job: whether it tells the policy how to answer."""
+
+from __future__ import annotations
+
+from verl_ee.config import EarlyExperienceConfig
+from verl_ee.config.base import ROOT
+from verl_ee.envs import ExpertTrajectory
+from verl_ee.experience.expert_states import expert_states
+from verl_ee.prompts.text import ACTION_PREFIX, render_policy
+
+
+def prompt_warning(config: EarlyExperienceConfig, trajectory: ExpertTrajectory) -> str:
+    """Return a warning if the first prompt of a trajectory does not say how to answer, else an empty text.
+
+    A policy that has learned the form of an answer needs no such words, so this is no error.
+    """
+    state = expert_states(trajectory, config.history_length)[0]
+    if any(ACTION_PREFIX in message["content"] for message in render_policy(state, config.prompt)):
+        return ""
+    listed = state.admissible_actions is not None
+    otherwise = "a response that is not just a listed action" if listed else "a response"
+    return (
+        f"prompts do not say how to answer: nothing in them names {ACTION_PREFIX!r}, and without it {otherwise} holds "
+        f"no action. {ROOT}.prompt.system and {ROOT}.prompt.instruction are for that, unless the policy has learned it."
+    )
