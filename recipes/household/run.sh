@@ -1,26 +1,32 @@
 #!/usr/bin/env bash
 # Mid-training and GRPO on the household, in one verl job: recipes/household/run.sh [verl override ...]
-# Environment: METHOD (iwm, imitation, sr, iwm_sr), OUT (folder of the run), MODEL, SEED, DEMOS, EPISODES, CONSOLE (full,
-# quiet), PROMPT and RESPONSE (tokens), LR and GRPO_LR (learning rates of the stages and of GRPO), and those of
-# recipes/device.sh; the defaults are for the tiny base, and those of `make demo`, which is quiet.
+# Environment: METHOD (iwm, imitation, sr, iwm_sr), OUT (folder of the run), MODEL, TINY (1: a model that comes from the tiny
+# base, with its prompt; the default without MODEL), SEED, DEMOS, EPISODES, CONSOLE (full, quiet), PROMPT and RESPONSE
+# (tokens), LR and GRPO_LR (learning rates of the stages and of GRPO), and those of recipes/device.sh;
+# the defaults are for the tiny base, and those of `make demo`, which is quiet.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source recipes/device.sh
 METHOD=${METHOD:-iwm}; OUT=$(realpath -m "${OUT:-runs/household}"); SEED=${SEED:-0}
-MODEL=${MODEL:-$PWD/examples/tiny_base/model}; DEMOS=${DEMOS:-300}; EPISODES=${EPISODES:-64}
+TINY=${TINY:-$([[ -n ${MODEL:-} ]] && echo 0 || echo 1)}; MODEL=${MODEL:-$PWD/examples/tiny_base/model}
+DEMOS=${DEMOS:-300}; EPISODES=${EPISODES:-64}
 ENV=verl_ee/Household-v0
 # GRPO learns from the goal's conditions that hold in the end; success is what is reported.
 REWARD=progress
 mkdir -p "$OUT/data"
 verl-ee experts record --env $ENV --kwarg reward=$REWARD --split train --first $((SEED * DEMOS)) -n "$DEMOS" --out "$OUT/data/experts.jsonl"
-# The prompt that the tiny base was trained on; a language model leaves it out.
-SYSTEM='You act in a text world. Answer with one action.'; INSTRUCTION=''
-PROMPTS=(--prompt-system "$SYSTEM" --prompt-instruction "$INSTRUCTION")
-verl-ee envs tasks --env $ENV --split train:2000 -n 1024 "${PROMPTS[@]}" --out "$OUT/data/train.parquet"
-verl-ee envs tasks --env $ENV --split seen --split unseen -n "$EPISODES" "${PROMPTS[@]}" --out "$OUT/data/val.parquet"
+TASK_PROMPT=() JOB_PROMPT=()
+if [[ $TINY == 1 ]]; then
+  # The prompt that the tiny base was trained on.
+  SYSTEM='You act in a text world. Answer with one action.'
+  TASK_PROMPT=(--prompt-system "$SYSTEM" --prompt-instruction '')
+  JOB_PROMPT=(early_experience.prompt.system="'$SYSTEM'" early_experience.prompt.instruction="''")
+fi
+verl-ee envs tasks --env $ENV --split train:2000 -n 1024 "${TASK_PROMPT[@]}" --out "$OUT/data/train.parquet"
+verl-ee envs tasks --env $ENV --split seen --split unseen -n "$EPISODES" "${TASK_PROMPT[@]}" --out "$OUT/data/val.parquet"
 
 EARLY=(
-  early_experience.prompt.system="'$SYSTEM'" early_experience.prompt.instruction="'$INSTRUCTION'"
+  "${JOB_PROMPT[@]}"
   early_experience.environment.id=$ENV +early_experience.environment.kwargs.reward=$REWARD
   early_experience.experts="$OUT/data/experts.jsonl"
   early_experience.max_turns=16 early_experience.console="${CONSOLE:-full}"
@@ -39,8 +45,8 @@ if [[ $METHOD == iwm* ]]; then
   stage world_model 1
 fi
 if [[ $METHOD == *sr ]]; then
-  # The tiny model cannot write; a rule does. A language model leaves this line out.
-  EARLY+=(early_experience.reflection.writer=template)
+  # The tiny base cannot write; a rule does.
+  if [[ $TINY == 1 ]]; then EARLY+=(early_experience.reflection.writer=template); fi
   EARLY+=(early_experience.collect.reflection.seed="$SEED")
   stage reflection 3
 else

@@ -1,0 +1,60 @@
+"""A real instruct model, SmolLM2-135M-Instruct, in the household's job of self-reflection."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.jobs import ROOT
+
+from verl_ee.objectives.reflection.rationales import read_rationales
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("smollm2")
+    subprocess.run([sys.executable, str(ROOT / "examples/smollm2/fetch.py"), str(folder)], check=True, timeout=600)
+    return folder
+
+
+def run(folder: Path, model: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"OUT": str(folder), "MODEL": str(model)}
+    command = ["bash", str(ROOT / "examples/smollm2/run.sh"), *overrides]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=1500)
+
+
+def test_a_prompt_that_does_not_say_how_to_answer_ends_collecting_with_three_responses(
+    model: Path, tmp_path: Path
+) -> None:
+    prompt = "early_experience.prompt."
+    done = run(
+        tmp_path / "run",
+        model,
+        f"{prompt}system='You act in a text world. Answer with one action.'",
+        f"{prompt}instruction=''",
+    )
+    assert done.returncode != 0
+    assert "prompts do not say how to answer" in done.stdout + done.stderr
+    error = json.loads((tmp_path / "run/early_experience/error.json").read_text())
+    message = error["message"]
+    assert message.startswith("The policy itself wrote ")
+    assert "early_experience.collect.reflection.min_own=0.2" in message
+    assert message.count("\n--- a response (") == 3
+    assert error["stage"] == "collect"
+
+
+def test_with_the_prompt_s_defaults_the_job_goes_on(model: Path, tmp_path: Path) -> None:
+    done = run(tmp_path / "run", model)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    files = tmp_path / "run/early_experience"
+    totals = json.loads((files / "summary.json").read_text())["sets"]["reflection"]
+    assert totals["own"] >= 0.2 * totals["possible"]
+    rationales = read_rationales(files)
+    assert len(rationales) == totals["states"]
+    assert any(rationale.accepted for rationale in rationales)
