@@ -65,7 +65,7 @@ class Replayer:
         """
         self.position = None
         view, done = self.session.step(action)
-        return Outcome(action, view.observation, view.valid, done)
+        return view.outcome(action, done)
 
     def restore(self, snapshot: object, step: int) -> None:
         """Re-enter the snapshot of a step, and prove the state.
@@ -97,7 +97,7 @@ class Replayer:
             action = self.trajectory.steps[walked].action
             view, done = self.session.step(action)
             self._arrive(walked + 1, view)
-            self.expert_outcomes[walked] = Outcome(action, view.observation, view.valid, done)
+            self.expert_outcomes[walked] = view.outcome(action, done)
         self.position = step
 
     def _arrive(self, step: int, view: StateView) -> None:

@@ -14,6 +14,7 @@ import gymnasium
 from verl_ee.envs import Snapshots
 from verl_ee.experience.branching.host_meter import HostMeter
 from verl_ee.experience.branching.protocol import StateLostError, Usage
+from verl_ee.experience.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,24 @@ class StateView:
         return cast("Sequence[str] | None", self.info.get("admissible_actions"))
 
     @property
-    def valid(self) -> bool:
-        """Whether the last action was understood and possible; true where the environment does not say."""
-        return bool(self.info.get("valid", True))
+    def valid(self) -> bool | None:
+        """Whether the last action was understood and possible; None where the environment does not say."""
+        valid = self.info.get("valid")
+        return None if valid is None else bool(valid)
+
+    @property
+    def outcome_class(self) -> str:
+        """The class that the environment gives the last action's outcome, empty where it gives none."""
+        return str(self.info.get("outcome_class") or "")
+
+    def outcome(self, action: str, done: bool) -> Outcome:
+        """Return the outcome of the action that led here.
+
+        Args:
+            action: the action.
+            done: whether the episode ended with it.
+        """
+        return Outcome(action, self.observation, self.valid, done, self.outcome_class)
 
 
 @contextmanager
@@ -112,25 +128,25 @@ class EnvironmentSession:
         """Begin an episode.
 
         Raises:
-            StateLostError: if the environment raised, or its observation cannot be stored.
+            StateLostError: if the environment raised, or its answer cannot be stored.
         """
         self.meter.add(Usage(resets=1))
         env = self.env
         with self._guarded("reset", self._start_limit):
             observation, info = env.reset(seed=seed, options={"task": task})
-        return StateView(checked_text(observation), info)
+        return checked_view(observation, info)
 
     def step(self, action: str) -> tuple[StateView, bool]:
         """Execute an action, and return the new state and whether the episode ended. The reward is not read.
 
         Raises:
-            StateLostError: if the environment raised, or its observation cannot be stored.
+            StateLostError: if the environment raised, or its answer cannot be stored.
         """
         self.meter.add(Usage(env_steps=1))
         env = self.env
         with self._guarded(f"the action {action!r}", self._step_limit):
             observation, _, terminated, truncated, info = env.step(action)
-        return StateView(checked_text(observation), info), bool(terminated or truncated)
+        return checked_view(observation, info), bool(terminated or truncated)
 
     @property
     def has_snapshots(self) -> bool:
@@ -150,11 +166,11 @@ class EnvironmentSession:
         """Re-enter a snapshot.
 
         Raises:
-            StateLostError: if the environment raised, or its observation cannot be stored.
+            StateLostError: if the environment raised, or its answer cannot be stored.
         """
         with self._guarded("restore", self._step_limit):
             observation, info = self._snapshots.restore(snapshot)
-        return StateView(checked_text(observation), info)
+        return checked_view(observation, info)
 
     @property
     def _snapshots(self) -> Snapshots:
@@ -170,17 +186,25 @@ class EnvironmentSession:
             raise StateLostError("raised", f"{operation} raised {type(error).__name__}: {error}") from error
 
 
-def checked_text(observation: object) -> str:
-    """Return an observation if it is text that can be stored.
+def checked_view(observation: object, info: Mapping[str, object]) -> StateView:
+    """Return the view of a state, whose observation and outcome class are text that can be stored.
 
     Raises:
-        StateLostError: if it is not a str, or holds code points that UTF-8 has no form for.
+        StateLostError: if one of them is not a str, or holds code points that UTF-8 has no form for.
     """
-    if not isinstance(observation, str):
-        raise StateLostError("not text", f"the observation is {type(observation).__name__}, expected str")
+    text = _checked_text(observation, "the observation")
+    outcome_class = info.get("outcome_class")
+    if outcome_class is not None:
+        _checked_text(outcome_class, 'info["outcome_class"]')
+    return StateView(text, info)
+
+
+def _checked_text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise StateLostError("not text", f"{what} is {type(value).__name__}, expected str")
     try:
-        observation.encode("utf-8")
+        value.encode("utf-8")
     except UnicodeEncodeError as error:
-        near = observation[max(error.start - 20, 0) : error.end + 20]
-        raise StateLostError("not text", f"the observation is not valid Unicode near {near!r}") from None
-    return observation
+        near = value[max(error.start - 20, 0) : error.end + 20]
+        raise StateLostError("not text", f"{what} is not valid Unicode near {near!r}") from None
+    return value
