@@ -63,9 +63,10 @@ class Fault:
 
     Attributes:
         ref: the state.
-        kind: `observation` or `admissible actions` where a state is not the recorded one; `raised`, `not text`,
-            `time limit` or `died` where the environment failed; `shared` where another trajectory was to execute the
-            action and could not.
+        kind: `instruction`, `observation` or `admissible actions` where a state is not the recorded one; `outcome`
+            where the expert's action did not come out as before; `raised`, `not text`, `time limit` or `died` where
+            the environment failed; `start` where it could not be made; `conflict` where an action has two outcomes;
+            `shared` where another trajectory was to execute the action and could not.
         message: full description.
         action: the action whose outcome is missing because of it, or None.
     """
