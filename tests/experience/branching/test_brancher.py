@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium
 import pytest
+from gymnasium.wrappers import OrderEnforcing, TimeLimit
 from support.games import Game, SavedGame, expert, shown, whole
 
 from verl_ee.config import CollectConfig
@@ -366,3 +367,14 @@ def test_a_game_without_a_list_is_branched_with_what_it_lists_when_it_is_reached
     unlisted, _ = results_of(SavedGame(), restore, whole(expert(listed=None)))
     assert unlisted == listed
     assert {action for result in unlisted for action in result.alternatives} <= set(Game().actions)
+
+
+@pytest.mark.parametrize("limit", [6, 7, 20])
+def test_a_wrapper_that_limits_the_steps_counts_those_of_the_branch_alone(restore: RestoreMethod, limit: int) -> None:
+    trajectory = expert(length=6)
+    env = TimeLimit(OrderEnforcing(SavedGame()), limit)
+    results, _ = results_of(env, restore, whole(trajectory), CollectConfig(k=9))
+    for step, result in enumerate(results):
+        assert (len(result.outcomes), result.faults) == (9, ())
+        for outcome in (*result.outcomes, *([result.expert_outcome] if result.expert_outcome else [])):
+            assert outcome.done == (outcome.action == "stop" or step + 1 == limit), (step, outcome)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from verl_ee.envs import ExpertTrajectory
+from verl_ee.envs.snapshots import WrappedSnapshot
 from verl_ee.experience.branching.protocol import Fault, StateLostError
 from verl_ee.experience.branching.session import EnvironmentSession, StateView
 from verl_ee.experience.outcome import Outcome
@@ -70,7 +71,7 @@ class Replayer:
         view, done = self.session.step(action)
         return view.outcome(action, done)
 
-    def restore(self, snapshot: object, step: int) -> None:
+    def restore(self, snapshot: WrappedSnapshot, step: int) -> None:
         """Re-enter the snapshot of a step, and prove the state.
 
         Raises:

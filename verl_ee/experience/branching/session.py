@@ -11,7 +11,7 @@ from typing import cast
 
 import gymnasium
 
-from verl_ee.envs import Snapshots
+from verl_ee.envs.snapshots import WrappedSnapshot, restore_snapshot, snapshot_problem, take_snapshot
 from verl_ee.experience.branching.host_meter import HostMeter
 from verl_ee.experience.branching.protocol import StateLostError, Usage
 from verl_ee.experience.outcome import Outcome
@@ -149,32 +149,28 @@ class EnvironmentSession:
         return checked_view(observation, info), bool(terminated or truncated)
 
     @property
-    def has_snapshots(self) -> bool:
-        """Whether the environment can leave and re-enter a state."""
-        return isinstance(self.env.unwrapped, Snapshots)
+    def snapshot_problem(self) -> str:
+        """Why the environment and its wrappers cannot re-enter a state, as the end of a sentence; empty if they can."""
+        return snapshot_problem(self.env)
 
-    def snapshot(self) -> object:
-        """Take a snapshot.
+    def snapshot(self) -> WrappedSnapshot:
+        """Take a snapshot of the environment and its wrappers.
 
         Raises:
-            StateLostError: if the environment raised.
+            StateLostError: if the environment raised, or a wrapper's state cannot be saved.
         """
         with self._guarded("snapshot", self._step_limit):
-            return self._snapshots.snapshot()
+            return take_snapshot(self.env)
 
-    def restore(self, snapshot: object) -> StateView:
+    def restore(self, snapshot: WrappedSnapshot) -> StateView:
         """Re-enter a snapshot.
 
         Raises:
             StateLostError: if the environment raised, or its answer cannot be stored.
         """
         with self._guarded("restore", self._step_limit):
-            observation, info = self._snapshots.restore(snapshot)
+            observation, info = restore_snapshot(self.env, snapshot)
         return checked_view(observation, info)
-
-    @property
-    def _snapshots(self) -> Snapshots:
-        return cast(Snapshots, self.env.unwrapped)
 
     @contextmanager
     def _guarded(self, operation: str, limit: float | None) -> Iterator[None]:
