@@ -20,8 +20,7 @@ from verl_ee.envs.household.env import Household
 from verl_ee.envs.household.text import IMPOSSIBLE
 from verl_ee.experience.branching.brancher import branch
 from verl_ee.experience.branching.fork import ForkRestore
-from verl_ee.experience.branching.protocol import StateRequest, StateResult, Usage, WorkUnit
-from verl_ee.experience.branching.replayer import TRIES
+from verl_ee.experience.branching.protocol import TRIES, StateRequest, StateResult, Usage, WorkUnit
 from verl_ee.experience.branching.restore import ReplayRestore, RestoreMethod, SnapshotRestore
 from verl_ee.experience.branching.session import EnvironmentSession
 from verl_ee.experience.outcome import Outcome

@@ -9,8 +9,8 @@ import pytest
 from support.games import Game, Info, SavedGame, StepReturn, expert
 
 from verl_ee.envs import ExpertTrajectory
-from verl_ee.experience.branching.protocol import StateLostError
-from verl_ee.experience.branching.replayer import TRIES, Replayer
+from verl_ee.experience.branching.protocol import TRIES, StateLostError
+from verl_ee.experience.branching.replayer import Replayer
 from verl_ee.experience.branching.session import EnvironmentSession
 
 ACTIONS = Game().actions

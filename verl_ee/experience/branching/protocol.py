@@ -14,6 +14,8 @@ from verl_ee.envs import CanonicalForm, ExpertTrajectory, canonical_form
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
 
+TRIES = 2
+"""Attempts to make an environment, to reach a state, or to execute an action there."""
 RESTORE_METHODS = ("snapshot", "fork", "replay")
 AUTO = "auto"
 """Stands for the cheapest of the methods that an environment can serve."""
@@ -169,7 +171,13 @@ class HostOpening:
 
 @dataclass(frozen=True)
 class Ready:
-    """A host has made its environment."""
+    """A host has made its environment.
+
+    Attributes:
+        faults: why earlier attempts failed.
+    """
+
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,10 @@ from collections.abc import Sequence
 
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.envs.snapshots import WrappedSnapshot
-from verl_ee.experience.branching.protocol import Fault, StateLostError
+from verl_ee.experience.branching.protocol import TRIES, Fault, StateLostError
 from verl_ee.experience.branching.session import EnvironmentSession, StateView
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
-
-TRIES = 2
-"""Attempts to reach a state, or to execute an action there."""
 
 
 class Replayer:
@@ -94,7 +91,7 @@ class Replayer:
     def _walk(self, step: int) -> None:
         position, self.position = self.position, None
         if position is None or position > step:
-            view = self.session.reset(self.trajectory.seed, self.trajectory.task)
+            view = self._reset(step)
             self._arrive(0, view)
             position = 0
         for walked in range(position, step):
@@ -103,6 +100,13 @@ class Replayer:
             self._arrive(walked + 1, view)
             self._keep_outcome(walked, view.outcome(action, done))
         self.position = step
+
+    def _reset(self, step: int) -> StateView:
+        """Begin an episode on the way to a state, and note how often the environment could not be made for it."""
+        try:
+            return self.session.reset(self.trajectory.seed, self.trajectory.task)
+        finally:
+            self.faults += [Fault(self.ref(step), "start", message) for message in self.session.take_start_faults()]
 
     def _keep_outcome(self, step: int, outcome: Outcome) -> None:
         """Keep the outcome of an expert's action; a later walk must have the same."""

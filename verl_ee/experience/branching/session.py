@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +13,13 @@ from typing import cast
 import gymnasium
 
 from verl_ee.envs.snapshots import WrappedSnapshot, restore_snapshot, snapshot_problem, take_snapshot
+from verl_ee.errors import EnvError
 from verl_ee.experience.branching.host_meter import HostMeter
-from verl_ee.experience.branching.protocol import StateLostError, Usage
+from verl_ee.experience.branching.protocol import TRIES, StateLostError, Usage, encodable
 from verl_ee.experience.outcome import Outcome
+
+RETRY_SECONDS = 2.0
+"""Pause before an environment that could not be made is made again: what it connects to may be about to start."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class EnvironmentSession:
         """
         self._make, self._step_limit, self._start_limit = make, step_limit, start_limit
         self._env: gymnasium.Env[str, str] | None = None
+        self._start_faults: list[str] = []
         self.meter = meter or HostMeter()
 
     @property
@@ -109,12 +115,25 @@ class EnvironmentSession:
         """Return the environment, and make it if there is none.
 
         Raises:
-            EnvError: if it cannot be made.
+            EnvError: if the last of `TRIES` attempts to make it failed.
         """
-        if self._env is None:
-            with time_limit(self._start_limit, self.meter):
-                self._env = self._make()
+        attempt = 1
+        while self._env is None:
+            try:
+                with time_limit(self._start_limit, self.meter):
+                    self._env = self._make()
+            except EnvError as error:
+                if attempt == TRIES:
+                    raise
+                self._start_faults.append(encodable(str(error)))
+                attempt += 1
+                time.sleep(RETRY_SECONDS)
         return self._env
+
+    def take_start_faults(self) -> tuple[str, ...]:
+        """Return why attempts to make the environment failed that were made again, and forget it."""
+        faults, self._start_faults = tuple(self._start_faults), []
+        return faults
 
     def discard(self) -> None:
         """Drop an environment whose state is unknown."""
