@@ -114,13 +114,34 @@ def test_every_part_of_the_left_side_is_in_the_key() -> None:
     assert transition_key(state_key(dict(reversed(GAME.items())), "t", 1, ["p", "q"]), "r") == keys[0]
 
 
-@pytest.mark.parametrize("written", ['"{}"', " {} ", "{}.", "`{}`", "'{} '."])
-def test_forms_of_one_action_share_a_key(written: str) -> None:
-    path = ["go to the shelf", "look"]
-    forms = [written.format(action) for action in path]
-    assert state_key(GAME, "t", 1, forms) == state_key(GAME, "t", 1, path)
-    assert transition_key("state", forms[0]) == transition_key("state", path[0])
-    assert transition_key("state", forms[0]) != transition_key("state", "Go to the shelf")
+def test_a_store_of_the_version_before_is_read_without_classes(tmp_path: Path, collected: Tables) -> None:
+    write_store(tmp_path, *collected, PROVENANCE)
+    expected = read_branches(tmp_path)
+    for name in (TRANSITIONS, BRANCHES):
+        table = pq.read_table(tmp_path / name)
+        metadata = {**(table.schema.metadata or {}), b"verl_ee.schema": b"2"}
+        kept = [column for column in table.column_names if column != "outcome_class"]
+        pq.write_table(table.select(kept).replace_schema_metadata(metadata), tmp_path / name)
+    assert read_branches(tmp_path) == expected
+    assert read_provenance(tmp_path) == PROVENANCE | {"schema": "2"}
+
+
+def test_a_class_is_missing_only_where_files_had_none_yet(tmp_path: Path, collected: Tables) -> None:
+    write_store(tmp_path, *collected, PROVENANCE)
+    table = pq.read_table(tmp_path / TRANSITIONS)
+    pq.write_table(table.drop_columns(["outcome_class"]), tmp_path / TRANSITIONS)
+    with pytest.raises(StoreError, match=r"columns.*expected.*outcome_class"):
+        read_branches(tmp_path)
+
+
+def test_the_environment_s_words_on_an_outcome_are_kept(tmp_path: Path) -> None:
+    told = [
+        transition("game 3", [], f"press {number}", valid=valid, outcome_class=named)
+        for number, (valid, named) in enumerate([(None, ""), (True, "over budget"), (False, "é\n")])
+    ]
+    branches = [Branch(StateRef(0, 0), order, "policy", "", "", item.key) for order, item in enumerate(told)]
+    write_store(tmp_path, told, branches, {})
+    assert [item.outcome for item in read_branches(tmp_path)] == [item.outcome for item in told]
 
 
 @pytest.mark.parametrize("name", [TRANSITIONS, BRANCHES])

@@ -56,3 +56,8 @@ def test_what_is_left_out_is_chosen_by_chance_alone() -> None:
     assert sum(count.values()) == 400 * 5
     assert set(count) == set(range(20))
     assert all(60 < count[number] < 140 for number in range(20))
+
+
+def test_an_action_of_which_nothing_is_said_is_not_left_out_as_refused() -> None:
+    branches = [executed("untold", None, step=number) for number in range(20)]
+    assert allowed_branches(branches, WorldModelConfig(max_refused=0.0)) == branches

@@ -81,6 +81,8 @@ def test_a_summary_is_written_from_task_action_and_outcome_alone(world: World) -
         for words in (trajectory.instruction, f": {branch.outcome.action}\n", branch.outcome.observation):
             assert words in user["content"]
         assert ("refused" in user["content"]) == (not branch.outcome.valid)
+        untold = replace(request, outcome=replace(request.outcome, valid=None))
+        assert "refused" not in untold.prompt[1]["content"]
         assert "ended" not in user["content"]
         assert "ended" in replace(request, outcome=replace(request.outcome, done=True)).prompt[1]["content"]
         # Neither the state's own observation nor anything of another state.

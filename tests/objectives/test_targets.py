@@ -66,6 +66,7 @@ def test_a_difference_has_the_lines_that_are_new_and_those_that_are_gone(
         ("After $action: $outcome", executed("Light."), "After switch on lamp: Light."),
         ("$verdict. $outcome $end", executed("Light.", True, True), "done. Light. The episode ends."),
         ("$verdict. $outcome $end", executed("No.", False), "refused. No."),
+        ("$outcome $verdict", executed("Light.", None), "Light."),
         ("For ${task}, from '$observation'", executed(""), "For find a mug, from 'A desk.\nA lamp.\nIt is dark.'"),
         ("It costs $$5, $outcome", executed("$task"), "It costs $5, $task"),
         ("Nothing.", executed("Light."), "Nothing."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from verl_ee.report import store_text
 
 
 def transition(
-    key: str, state: str, action: str, observation: str, valid: bool = True, done: bool = False
+    key: str, state: str, action: str, observation: str, valid: bool | None = True, done: bool = False
 ) -> Transition:
     return Transition(key, state, "train/0", ("look",), Outcome(action, observation, valid, done))
 
@@ -65,3 +66,22 @@ def test_a_store_that_is_not_complete_is_refused(store: Path) -> None:
     pq.write_table(table.slice(1), store / TRANSITIONS)
     with pytest.raises(StoreError, match=r"branches\.parquet: transition aaaaaaaaaaaa is not in transitions\.parquet"):
         store_text(store)
+
+
+def test_what_an_environment_does_not_say_counts_neither_as_taken_nor_as_refused(tmp_path: Path) -> None:
+    ref = StateRef(0, 0)
+    told = {"a": None, "b": None, "c": False, "d": True}
+    transitions = [transition(key * 64, "0", f"press {key}", "A hall.", valid) for key, valid in told.items()]
+    branches = [Branch(ref, order, "policy", "", "", item.key) for order, item in enumerate(transitions)]
+    write_store(tmp_path / "some", transitions, branches, {})
+    assert cells(store_text(tmp_path / "some"), "policy")[2] == "50.0"
+    write_store(tmp_path / "none", transitions[:2], branches[:2], {})
+    assert cells(store_text(tmp_path / "none"), "policy")[2] == "-"
+    assert "refused]" not in store_text(tmp_path / "none", samples=2)
+
+
+def test_the_class_of_an_outcome_is_shown(tmp_path: Path) -> None:
+    item = transition("a" * 64, "0", "book", "Over budget.", False, True)
+    item = replace(item, outcome=replace(item.outcome, outcome_class="budget"))
+    write_store(tmp_path, [item], [Branch(StateRef(0, 0), 0, "policy", "", "", item.key)], {})
+    assert "> book   [refused, ends the episode, class budget]\n" in store_text(tmp_path, samples=1)

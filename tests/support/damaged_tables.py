@@ -8,9 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verl_ee.experience.files.parquet import VERSION
+from verl_ee.experience.files.parquet import FORMAT, VERSION
 
 Damage = Callable[[Path], None]
+OLDEST = FORMAT.oldest or VERSION
+"""The oldest version that is still read."""
 
 
 def missing(path: Path) -> None:
@@ -35,7 +37,7 @@ def newer(path: Path) -> None:
 
 
 def older(path: Path) -> None:
-    pq.write_table(pq.read_table(path).replace_schema_metadata({"verl_ee.schema": str(VERSION - 1)}), path)
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"verl_ee.schema": str(OLDEST - 1)}), path)
 
 
 def unmarked(path: Path) -> None:
@@ -55,8 +57,8 @@ DAMAGES: list[tuple[Damage, list[str]]] = [
     (empty, ["not a Parquet file", "Collect again"]),
     (cut_off, ["not a Parquet file", "Collect again"]),
     (scrambled, ["not a Parquet file", "Collect again"]),
-    (newer, [f"has schema {VERSION + 1}", f"reads {VERSION}", "Update verl_ee"]),
-    (older, [f"has schema {VERSION - 1}", f"reads {VERSION}", "Collect again"]),
+    (newer, [f"has schema {VERSION + 1}", f"reads up to {VERSION}", "Update verl_ee"]),
+    (older, [f"has schema {OLDEST - 1}", f"reads up to {VERSION}", "Collect again"]),
     (unmarked, ["has schema (none)", "Collect again"]),
     (fewer_columns, ["columns", "key", "Collect again"]),
     (more_columns, ["columns", "reward", "Collect again"]),

@@ -112,7 +112,7 @@ def executed(log: Path) -> set[tuple[str, ...]]:
 
 def kept(folder: Path) -> set[tuple[str, ...]]:
     """Return the same of everything that an unfinished run has left on disk."""
-    cache = TransitionCache(folder / "parts" / "transitions")
+    cache = TransitionCache(folder / "parts" / "transitions", str.strip)
     states = {row["state"] for row in cache.parts.read()}
     transitions = [item for state in states for item in cache.known(state).values()]
     paths = [(item.task, *item.prefix, item.outcome.action) for item in transitions]

@@ -39,7 +39,7 @@ def written(writer: int) -> list[list[Transition]]:
 
 def write_parts(folder: Path, writer: int) -> int:
     """Write everything, in another process, and put it together several times if its number is even."""
-    cache = TransitionCache(folder)
+    cache = TransitionCache(folder, str.strip)
     for number, batch in enumerate(written(writer)):
         cache.add(batch)
         cache.flush()

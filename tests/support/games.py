@@ -90,6 +90,21 @@ class HollowGame(SavedGame):
         return view
 
 
+class WornGame(SavedGame):
+    """A game that ends with its eighth step since the reset; its snapshots do not hold that number."""
+
+    steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, Info]:
+        self.steps = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: str) -> StepReturn:
+        self.steps += 1
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, self.steps >= 8, info
+
+
 class LaboriousGame(Game):
     """A game that computes hashes at some operations, so that they take long on any machine.
 
@@ -265,6 +280,27 @@ class Stillborn(Game):
         os._exit(3)
 
 
+class LimitedGame(SavedGame):
+    """A game with snapshots that Gymnasium limits to six steps."""
+
+
+class Counted(gymnasium.Wrapper[str, str, str, str]):
+    """A wrapper that keeps its steps in a list, and has no snapshots."""
+
+    def __init__(self, env: gymnasium.Env[str, str]) -> None:
+        super().__init__(env)
+        self.done: list[str] = []
+
+    def step(self, action: str) -> StepReturn:
+        self.done.append(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, float(reward), terminated, truncated, info
+
+
+class CountedGame(SavedGame):
+    """A game with snapshots in a wrapper without them."""
+
+
 def register(*classes: type[Game]) -> None:
     """Register games under the ids that `id_of` returns."""
     for cls in classes:
@@ -276,7 +312,9 @@ def id_of(cls: type[Game]) -> str:
     return f"{cls.__module__}:test/{cls.__name__}-v0"
 
 
-register(Game, SavedGame, HollowGame, LaboriousGame, SavedLaboriousGame)
+register(Game, SavedGame, HollowGame, WornGame, LaboriousGame, SavedLaboriousGame)
+gymnasium.register("test/LimitedGame-v0", entry_point=LimitedGame, max_episode_steps=6)
+gymnasium.register("test/CountedGame-v0", entry_point=lambda **values: Counted(CountedGame(**values)))
 register(Trouble, SavedTrouble, Slipping, Dice, SavedDice, Gated, Stillborn)
 
 

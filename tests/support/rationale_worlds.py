@@ -83,7 +83,7 @@ def branch(
     observation: str = "Nothing happens.",
     proposer: str = "policy",
     step: int = 0,
-    valid: bool = True,
+    valid: bool | None = True,
     done: bool = False,
 ) -> ExecutedBranch:
     outcome = Outcome(action, observation, valid, done)

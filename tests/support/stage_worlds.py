@@ -107,7 +107,7 @@ def steps_taken(data: StageData, config: EarlyExperienceConfig, name: str) -> tu
     return len(examples), steps
 
 
-def executed(observation: str, valid: bool = True, done: bool = False, step: int = 0) -> ExecutedBranch:
+def executed(observation: str, valid: bool | None = True, done: bool = False, step: int = 0) -> ExecutedBranch:
     """A branch with this observation."""
     outcome = Outcome("switch on lamp", observation, valid, done)
     return ExecutedBranch(StateRef(0, step), "admissible", "key", outcome)

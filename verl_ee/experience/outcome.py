@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+REFUSED, NO_CHANGE, CHANGED = "refused", "no change", "changed"
+"""Classes of outcomes where an environment names none."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -12,11 +15,32 @@ class Outcome:
     Attributes:
         action: the action, as it was executed.
         observation: the text that the environment answered.
-        valid: whether the environment took the action.
+        valid: whether the environment took the action; None where it does not say.
         done: whether the episode ended with it.
+        outcome_class: the class that the environment gives it, empty where it gives none.
     """
 
     action: str
     observation: str
-    valid: bool
+    valid: bool | None
     done: bool
+    outcome_class: str = ""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the environment said that it did not take the action."""
+        return self.valid is False
+
+
+def class_of(outcome: Outcome, observation_before: str) -> str:
+    """Return the class of an outcome: the environment's own, else `REFUSED`, `NO_CHANGE` or `CHANGED`.
+
+    Args:
+        outcome: the outcome.
+        observation_before: the observation of the state in which the action was executed.
+    """
+    if outcome.outcome_class:
+        return outcome.outcome_class
+    if outcome.refused:
+        return REFUSED
+    return NO_CHANGE if outcome.observation == observation_before else CHANGED

@@ -29,6 +29,7 @@ TRANSITION_SCHEMA = pa.schema(
         ("observation", pa.string()),
         ("valid", pa.bool_()),
         ("done", pa.bool_()),
+        ("outcome_class", pa.string()),
     ]
 )
 BRANCH_SCHEMA = pa.schema(
@@ -195,7 +196,9 @@ def transition_of(row: TableRow) -> Transition:
 
 
 def _outcome(row: TableRow) -> Outcome:
-    return Outcome(row["action"], row["observation"], row["valid"], row["done"])
+    # Files of version 2 have no classes.
+    outcome_class = row["outcome_class"] or ""
+    return Outcome(row["action"], row["observation"], row["valid"], row["done"], outcome_class)
 
 
 def _branch_row(branch: Branch) -> TableRow:

@@ -22,7 +22,7 @@ def allowed_branches(branches: Sequence[ExecutedBranch], config: WorldModelConfi
         config: whether the expert's are among them, and how large a share may be refused actions.
     """
     kept = [branch for branch in branches if config.include_expert_transition or branch.proposer != EXPERT]
-    refused = [index for index, branch in enumerate(kept) if not branch.outcome.valid]
+    refused = [index for index, branch in enumerate(kept) if branch.outcome.refused]
     surplus = max(0, len(refused) - _max_refused(config.max_refused, len(kept) - len(refused), len(refused)))
     dropped = set(random.Random(f"{config.seed}:refused").sample(refused, surplus))
     return [branch for index, branch in enumerate(kept) if index not in dropped]
@@ -42,8 +42,8 @@ def within_budget(items: Sequence[Item], limit: int | None, seed: int) -> Sequen
     return [items[index] for index in sorted(indices)]
 
 
-def _max_refused(max_share: float, valid_count: int, refused_count: int) -> int:
-    """Return how many refused actions may stay beside the valid ones."""
+def _max_refused(max_share: float, other_count: int, refused_count: int) -> int:
+    """Return how many refused actions may stay beside the others."""
     # The decimal digits are meant: 0.6 / 0.4 is not 1.5 in floating point.
     share = Fraction(str(max_share))
-    return refused_count if share >= 1 else int(share / (1 - share) * valid_count)
+    return refused_count if share >= 1 else int(share / (1 - share) * other_count)

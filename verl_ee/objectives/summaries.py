@@ -50,7 +50,7 @@ class SummaryRequest:
         """Messages that ask a language model for the summary."""
         outcome = self.outcome
         lines = [f"Task: {self.task}", f"What was done: {outcome.action}", "What came back:", outcome.observation]
-        if not outcome.valid:
+        if outcome.refused:
             lines.append("It was refused.")
         if outcome.done:
             lines.append("The episode ended with it.")

@@ -70,7 +70,8 @@ def template_target(text: str) -> TargetBuilder:
 
     Args:
         text: with `$task`, `$observation` (before the action), `$action`, `$outcome` (the observation after it),
-            `$verdict` (`done` or `refused`) and `$end` (`The episode ends.` or nothing).
+            `$verdict` (`done` or `refused`; nothing where the environment does not say) and `$end` (`The episode ends.`
+            or nothing).
 
     Raises:
         ConfigError: for a field that does not exist.
@@ -87,8 +88,15 @@ def template_target(text: str) -> TargetBuilder:
             observation=state.observation,
             action=branch.outcome.action,
             outcome=branch.outcome.observation,
-            verdict="done" if branch.outcome.valid else "refused",
+            verdict=_verdict(branch.outcome.valid),
             end="The episode ends." if branch.outcome.done else "",
         ).strip()
 
     return build
+
+
+def _verdict(valid: bool | None) -> str:
+    if valid is None:
+        # A guess would be learned as a fact of the world.
+        return ""
+    return "done" if valid else "refused"

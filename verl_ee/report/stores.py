@@ -91,7 +91,10 @@ def _proposer_table(branches: Sequence[Branch], transitions: Mapping[str, Transi
     rows = [["proposer", "branches", "refused %", "no change %", "ends %", "characters"]]
     for proposer in sorted(by_proposer, key=lambda name: (name != EXPERT, name)):
         rows.append([proposer, *_cells_of(by_proposer[proposer], transitions)])
-    return aligned(rows) + "\nno change: of those whose state is the outcome of a transition in the store"
+    return (
+        f"{aligned(rows)}\nrefused: of those for which the environment says whether it took the action\n"
+        "no change: of those whose state is the outcome of a transition in the store"
+    )
 
 
 def _cells_of(group: Sequence[Transition], transitions: Mapping[str, Transition]) -> list[str]:
@@ -103,12 +106,13 @@ def _cells_of(group: Sequence[Transition], transitions: Mapping[str, Transition]
         if transition.state in transitions
     ]
     unchanged = sum(before == after for before, after in before_and_after)
-    refused = sum(not transition.outcome.valid for transition in group)
+    told = [transition.outcome for transition in group if transition.outcome.valid is not None]
+    refused = sum(outcome.refused for outcome in told)
     ends = sum(transition.outcome.done for transition in group)
     length = sum(len(transition.outcome.observation) for transition in group) / len(group)
     return [
         str(len(group)),
-        _percent(refused, len(group)),
+        _percent(refused, len(told)),
         _percent(unchanged, len(before_and_after)),
         _percent(ends, len(group)),
         f"{length:.0f}",
@@ -130,12 +134,14 @@ def _sample_text(branch: Branch, transition: Transition) -> str:
         title += f" ({origin})"
     action = f"> {transition.outcome.action}"
     marks = []
-    if not transition.outcome.valid:
+    if transition.outcome.refused:
         marks.append("refused")
     if transition.outcome.done:
         marks.append("ends the episode")
+    if transition.outcome.outcome_class:
+        marks.append(f"class {transition.outcome.outcome_class}")
     if marks:
-        action += f"   [{','.join(marks)}]"
+        action += f"   [{', '.join(marks)}]"
     return "\n".join(
         [
             "",

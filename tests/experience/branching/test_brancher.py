@@ -5,11 +5,13 @@ from __future__ import annotations
 import mmap
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import gymnasium
 import pytest
+from gymnasium.wrappers import OrderEnforcing, TimeLimit
 from support.games import Game, SavedGame, expert, shown, whole
 
 from verl_ee.config import CollectConfig
@@ -18,8 +20,7 @@ from verl_ee.envs.household.env import Household
 from verl_ee.envs.household.text import IMPOSSIBLE
 from verl_ee.experience.branching.brancher import branch
 from verl_ee.experience.branching.fork import ForkRestore
-from verl_ee.experience.branching.protocol import StateRequest, StateResult, Usage, WorkUnit
-from verl_ee.experience.branching.replayer import TRIES
+from verl_ee.experience.branching.protocol import TRIES, StateRequest, StateResult, Usage, WorkUnit
 from verl_ee.experience.branching.restore import ReplayRestore, RestoreMethod, SnapshotRestore
 from verl_ee.experience.branching.session import EnvironmentSession
 from verl_ee.experience.outcome import Outcome
@@ -27,6 +28,7 @@ from verl_ee.experience.proposers import sample_admissible, seed_of
 from verl_ee.experience.state_ref import StateRef
 
 CONFIG = CollectConfig(k=3)
+FORM = Household.canonical_action
 Info = dict[str, Any]
 StepReturn = tuple[str, Any, bool, bool, Info]
 
@@ -147,7 +149,7 @@ def test_named_alternatives_are_executed_unless_their_outcome_is_known(restore: 
     trajectory = expert(length=4)
     requests = (
         StateRequest(1, ("press 3", "press 4", "sing"), known=("press 4",), include_expert=False),
-        StateRequest(3, ("press 5", " 'press 6'. "), known=("press 6", "press 5"), include_expert=True),
+        StateRequest(3, ("press 5", " press 6 "), known=("press 6", "press 5"), include_expert=True),
     )
     results, _ = results_of(SavedGame(), restore, WorkUnit(2, trajectory, requests))
     assert [result.alternatives for result in results] == [request.alternatives for request in requests]
@@ -162,24 +164,24 @@ def test_alternatives_are_k_different_listed_actions_without_the_experts(k: int)
         trajectory = Household().expert_trajectory(f"train/{task}")
         for index, step in enumerate(trajectory.steps):
             listed = step.admissible_actions or ()
-            chosen = sample_admissible(listed, step.action, k, seed_of(CONFIG, trajectory.task, index))
+            chosen = sample_admissible(listed, step.action, k, seed_of(CONFIG, trajectory.task, index), FORM)
             assert len(chosen) == len(set(chosen)) == min(k, len(listed) - 1)
             assert set(chosen) <= set(listed) - {step.action}
 
 
-@pytest.mark.parametrize("written", ['"{}"', " {} ", "{}.", "'{}.'", "`{}`"])
+@pytest.mark.parametrize("change", [" {} ".format, str.upper, "{}\n".format], ids=["spaces", "upper", "line"])
 def test_alternatives_never_equal_the_experts_action_in_another_form(
-    trajectory: ExpertTrajectory, written: str
+    trajectory: ExpertTrajectory, change: Callable[[str], str]
 ) -> None:
     for step in trajectory.steps:
         listed = step.admissible_actions or ()
-        chosen = sample_admissible(listed, written.format(step.action), 100, "seed")
+        chosen = sample_admissible(listed, change(step.action), 100, "seed", FORM)
         assert len(chosen) == len(listed) - 1
         assert step.action not in chosen
 
 
 def test_two_forms_of_one_action_are_one_alternative() -> None:
-    assert len(sample_admissible(("look", "look.", ' "look" ', "wait", "go"), "go", 9, "seed")) == 2
+    assert len(sample_admissible(("look", "look ", "Look", "wait", "go"), "go", 9, "seed", FORM)) == 2
 
 
 def test_alternatives_are_uniform(trajectory: ExpertTrajectory) -> None:
@@ -189,7 +191,7 @@ def test_alternatives_are_uniform(trajectory: ExpertTrajectory) -> None:
         action
         for seed in range(draws)
         for action in sample_admissible(
-            listed, recorded.action, k, seed_of(CollectConfig(k=k, seed=seed), trajectory.task, 2)
+            listed, recorded.action, k, seed_of(CollectConfig(k=k, seed=seed), trajectory.task, 2), FORM
         )
     )
     pool = set(listed) - {recorded.action}
@@ -202,9 +204,9 @@ def test_alternatives_are_uniform(trajectory: ExpertTrajectory) -> None:
 @pytest.mark.parametrize("count", [5, 20, 21, 22, 30, 84, 85, 86, 400])
 def test_fewer_alternatives_are_the_first_of_more(count: int) -> None:
     listed = [f"press {number}" for number in range(count)]
-    longest = sample_admissible(listed, "press 0", count, "seed")
+    longest = sample_admissible(listed, "press 0", count, "seed", FORM)
     for k in (1, 3, 4, 5, 6, 8, 16, 21, 22, 64):
-        assert sample_admissible(listed, "press 0", k, "seed") == longest[:k]
+        assert sample_admissible(listed, "press 0", k, "seed", FORM) == longest[:k]
 
 
 def test_the_choice_depends_on_seed_task_and_step_alone() -> None:
@@ -364,3 +366,14 @@ def test_a_game_without_a_list_is_branched_with_what_it_lists_when_it_is_reached
     unlisted, _ = results_of(SavedGame(), restore, whole(expert(listed=None)))
     assert unlisted == listed
     assert {action for result in unlisted for action in result.alternatives} <= set(Game().actions)
+
+
+@pytest.mark.parametrize("limit", [6, 7, 20])
+def test_a_wrapper_that_limits_the_steps_counts_those_of_the_branch_alone(restore: RestoreMethod, limit: int) -> None:
+    trajectory = expert(length=6)
+    env = TimeLimit(OrderEnforcing(SavedGame()), limit)
+    results, _ = results_of(env, restore, whole(trajectory), CollectConfig(k=9))
+    for step, result in enumerate(results):
+        assert (len(result.outcomes), result.faults) == (9, ())
+        for outcome in (*result.outcomes, *([result.expert_outcome] if result.expert_outcome else [])):
+            assert outcome.done == (outcome.action == "stop" or step + 1 == limit), (step, outcome)

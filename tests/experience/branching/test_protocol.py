@@ -35,6 +35,7 @@ from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
 
 K = 3
+UNTOLD = Outcome("press 2", "A door.", None, False, "budget exceeded")
 OUTCOME = Outcome("press 1", TOKENS + MUCH[:100], False, True)
 FAULT = Fault(StateRef(3, 4), "died", "no pulse \u00e9", "press 2")
 
@@ -87,7 +88,7 @@ def test_the_steps_of_a_unit_are_known_beforehand(cls: type[RestoreMethod], shap
         Failure("no room"),
         UnitDone(),
         StateResult(StateRef(3, 4), lost=True, faults=(FAULT,)),
-        StateResult(StateRef(0, 0), ("press 1",), (OUTCOME,), OUTCOME, (FAULT,), False, Usage(5, 2)),
+        StateResult(StateRef(0, 0), ("press 1",), (OUTCOME, UNTOLD), OUTCOME, (FAULT,), False, Usage(5, 2)),
     ],
     ids=repr,
 )

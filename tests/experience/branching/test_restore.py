@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import pytest
 from support.games import (
+    CountedGame,
     Dice,
     Game,
     HollowGame,
     LaboriousGame,
+    LimitedGame,
     SavedDice,
     SavedGame,
     SavedLaboriousGame,
+    WornGame,
     expert,
     id_of,
     shown,
@@ -82,8 +85,21 @@ def test_a_game_whose_snapshots_take_long_is_restored_otherwise() -> None:
     assert chosen_restore(SavedLaboriousGame, forkable=True, **rounds)[0] == "fork"
 
 
-def test_snapshots_that_do_not_give_the_state_back_are_not_used() -> None:
-    assert chosen_restore(HollowGame, forkable=False)[0] == "replay"
+@pytest.mark.parametrize("cls", [HollowGame, WornGame])
+def test_snapshots_that_do_not_give_the_state_back_are_not_used(cls: type[Game]) -> None:
+    assert chosen_restore(cls, forkable=False)[0] == "replay"
+
+
+def test_snapshots_under_a_wrapper_that_counts_steps_are_exact() -> None:
+    assert chosen_restore(LimitedGame, forkable=False, sample=expert(length=6))[0] == "snapshot"
+
+
+def test_snapshots_under_a_wrapper_whose_state_cannot_be_saved_are_not_used() -> None:
+    assert chosen_restore(CountedGame, forkable=False) == ("replay", Usage())
+    assert chosen_restore(CountedGame, forkable=True)[0] in ("fork", "replay")
+    words = r"^--restore=snapshot, but .* the wrapper Counted, .*'done', list.* no snapshot\(\) .*--restore=auto"
+    with pytest.raises(EnvError, match=words):
+        chosen_restore(CountedGame, "snapshot")
 
 
 def test_the_only_possible_method_is_not_tried() -> None:

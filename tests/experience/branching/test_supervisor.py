@@ -11,8 +11,7 @@ from support.hosts import supervised
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.errors import BranchError, EnvError
-from verl_ee.experience.branching.protocol import StateRequest, StateResult, Usage, WorkUnit
-from verl_ee.experience.branching.replayer import TRIES
+from verl_ee.experience.branching.protocol import TRIES, StateRequest, StateResult, Usage, WorkUnit
 from verl_ee.experience.branching.supervisor import HostSupervisor
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef

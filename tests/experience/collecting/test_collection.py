@@ -32,7 +32,7 @@ from support.games import (
 from verl_ee.config import CollectConfig
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import BranchError, EnvError
-from verl_ee.experience.branching.replayer import TRIES
+from verl_ee.experience.branching.protocol import TRIES
 from verl_ee.experience.branching.workers import worker_count
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import BRANCHES, TRANSITIONS, read_branches

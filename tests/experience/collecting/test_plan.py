@@ -29,7 +29,10 @@ class Ledger:
     """A plan, with its transition cache and its journal."""
 
     def __init__(self, folder: Path, trajectories: list[ExpertTrajectory], config: CollectConfig = CONFIG) -> None:
-        self.cache, self.journal = TransitionCache(folder / "transitions"), ProposalJournal(folder / "proposals")
+        self.cache, self.journal = (
+            TransitionCache(folder / "transitions", str.strip),
+            ProposalJournal(folder / "proposals"),
+        )
         self.plan = CollectionPlan(trajectories, config, self.cache, self.journal)
         for ref in self.plan.refs():
             self.plan.decide(ref)
@@ -39,7 +42,7 @@ class Ledger:
         trajectory, state = self.plan.trajectories[ref.trajectory], self.plan.key(ref)
         path = tuple(step.action for step in trajectory.steps[: ref.step])
         outcome = Outcome(action, shown(trajectory.task, trajectory.seed, [*path, action]), True, False)
-        self.cache.add([Transition(transition_key(state, action), state, "", path, outcome)])
+        self.cache.add([Transition(transition_key(state, action.strip()), state, "", path, outcome)])
 
     def units(self) -> list[WorkUnit]:
         return self.plan.work_units(range(len(self.plan.trajectories)))
@@ -50,7 +53,7 @@ def open_actions(unit: WorkUnit) -> list[tuple[int, str]]:
     actions = []
     for request in unit.requests:
         own = [unit.trajectory.steps[request.step].action] if request.include_expert else []
-        fresh = [action for action in request.alternatives or () if action not in request.known]
+        fresh = [action for action in request.alternatives or () if action.strip() not in request.known]
         actions += [(request.step, action) for action in own + fresh]
     return actions
 
@@ -74,7 +77,7 @@ def test_what_is_known_is_not_asked_for(tmp_path: Path) -> None:
     for action in (*first, "press 0"):
         ledger.execute(refs[0], action)
     second = [proposal.action for proposal in ledger.plan.proposals[refs[1]]]
-    ledger.execute(refs[1], f"  '{second[1]}'.")
+    ledger.execute(refs[1], f"  {second[1]}\n")
     ledger.execute(refs[2], "press 0")
     assert ledger.plan.missing_actions(refs[0]) == []
     (unit,) = ledger.units()

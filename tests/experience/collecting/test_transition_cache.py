@@ -28,19 +28,19 @@ def test_parts_that_cannot_be_read_are_refused(tmp_path: Path, damage: Damage, w
     write_table(tmp_path / "1.parquet", [transition_row(item) for item in TRANSITIONS], TRANSITION_SCHEMA, {})
     damage(tmp_path / "1.parquet")
     with pytest.raises(StoreError) as raised:
-        TransitionCache(tmp_path)
+        TransitionCache(tmp_path, str.strip)
     for word in (str(tmp_path / "1.parquet"), *words):
         assert word in str(raised.value)
 
 
 def test_transitions_are_known_by_state_and_form(tmp_path: Path) -> None:
-    cache = TransitionCache(tmp_path)
+    cache = TransitionCache(tmp_path, str.strip)
     cache.add(TRANSITIONS)
     assert not list(tmp_path.iterdir())
     cache.flush()
     cache.flush()
     assert len(list(tmp_path.iterdir())) == 1
-    again = TransitionCache(tmp_path)
+    again = TransitionCache(tmp_path, str.strip)
     assert (cache.known_at_start, again.known_at_start) == (frozenset(), {item.key for item in TRANSITIONS})
     for item in TRANSITIONS:
         assert again.known(item.state)[item.outcome.action] == item
@@ -50,11 +50,15 @@ def test_transitions_are_known_by_state_and_form(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("change", [{"observation": "dragon"}, {"valid": False}, {"done": True}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{"observation": "dragon"}, {"valid": False}, {"valid": None}, {"done": True}, {"outcome_class": "x"}],
+    ids=str,
+)
 def test_two_outcomes_of_one_transition_are_refused_with_both(tmp_path: Path, change: dict[str, Any]) -> None:
     first = transition("game 3", ["press 0"], "press 1")
-    second = replace(first, outcome=replace(first.outcome, action=" 'press 1'.", **change))
-    mine, yours = TransitionCache(tmp_path), TransitionCache(tmp_path)
+    second = replace(first, outcome=replace(first.outcome, action=" press 1\n", **change))
+    mine, yours = TransitionCache(tmp_path, str.strip), TransitionCache(tmp_path, str.strip)
     mine.add([first])
     mine.flush()
     with pytest.raises(StoreError, match="Two outcomes of one transition"):
@@ -62,7 +66,7 @@ def test_two_outcomes_of_one_transition_are_refused_with_both(tmp_path: Path, ch
     yours.add([second])
     yours.flush()
     with pytest.raises(StoreError) as raised:
-        TransitionCache(tmp_path)
+        TransitionCache(tmp_path, str.strip)
     for word in (
         str(tmp_path),
         "'game 3'",
@@ -76,9 +80,9 @@ def test_two_outcomes_of_one_transition_are_refused_with_both(tmp_path: Path, ch
 
 
 def test_an_owner_shares_with_nobody(tmp_path: Path) -> None:
-    cache = TransitionCache(tmp_path)
+    cache = TransitionCache(tmp_path, str.strip)
     cache.add(
         [transition("game 3", [], "press 1", owner, observation=owner) for owner in ("", "run:0", "run:1", "other:0")]
     )
     cache.flush()
-    assert len(TransitionCache(tmp_path).known_at_start) == 4
+    assert len(TransitionCache(tmp_path, str.strip).known_at_start) == 4

@@ -111,6 +111,7 @@ def test_the_rule_says_why_each_kind_of_action_is_not_taken() -> None:
         back: "'go south' would show nothing new.",
         other: "'sing' would add nothing to it.",
         wanted: "'dig' can wait.",
+        branch("leap", "You cannot.", valid=None): "'leap' would add nothing to it.",
     }
     for alternative, sentence in expected.items():
         text = written(situation(state, expert, alternative))

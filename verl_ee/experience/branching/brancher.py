@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from verl_ee.config import CollectConfig
 from verl_ee.envs import canonical_form
 from verl_ee.experience.branching.protocol import (
+    TRIES,
     Fault,
     StateLostError,
     StateRequest,
@@ -18,7 +19,7 @@ from verl_ee.experience.branching.protocol import (
     Usage,
     WorkUnit,
 )
-from verl_ee.experience.branching.replayer import TRIES, Replayer
+from verl_ee.experience.branching.replayer import Replayer
 from verl_ee.experience.branching.restore import RestoreMethod
 from verl_ee.experience.branching.session import EnvironmentSession, StateView
 from verl_ee.experience.outcome import Outcome

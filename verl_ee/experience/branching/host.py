@@ -14,7 +14,7 @@ import os
 import sys
 from typing import IO
 
-from verl_ee.envs import make
+from verl_ee.envs import arguments, make
 from verl_ee.errors import EarlyExperienceError
 from verl_ee.experience.branching.brancher import branch
 from verl_ee.experience.branching.fork import process_resources
@@ -60,12 +60,14 @@ class Host:
             return
         opening = HOST_OPENING.validate_python(json.loads(content))
         environment, config = opening.environment, opening.collect
+        # Nothing is gained by a second attempt with an unknown id or a wrong argument.
+        arguments(environment.id, environment.kwargs)
         inherited = process_resources()
         session = EnvironmentSession(
             lambda: make(environment.id, environment.kwargs), config.step_timeout, config.start_timeout, self._meter
         )
         session.prepare()
-        self._send(Ready())
+        self._send(Ready(session.take_start_faults()))
         requested = read_message(self._requests)
         if requested is None:
             return

@@ -14,6 +14,8 @@ from verl_ee.envs import CanonicalForm, ExpertTrajectory, canonical_form
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
 
+TRIES = 2
+"""Attempts to make an environment, to reach a state, or to execute an action there."""
 RESTORE_METHODS = ("snapshot", "fork", "replay")
 AUTO = "auto"
 """Stands for the cheapest of the methods that an environment can serve."""
@@ -63,9 +65,10 @@ class Fault:
 
     Attributes:
         ref: the state.
-        kind: `observation` or `admissible actions` where a state is not the recorded one; `raised`, `not text`,
-            `time limit` or `died` where the environment failed; `shared` where another trajectory was to execute the
-            action and could not.
+        kind: `instruction`, `observation` or `admissible actions` where a state is not the recorded one; `outcome`
+            where the expert's action did not come out as before; `raised`, `not text`, `time limit` or `died` where
+            the environment failed; `start` where it could not be made; `conflict` where an action has two outcomes;
+            `shared` where another trajectory was to execute the action and could not.
         message: full description.
         action: the action whose outcome is missing because of it, or None.
     """
@@ -168,7 +171,13 @@ class HostOpening:
 
 @dataclass(frozen=True)
 class Ready:
-    """A host has made its environment."""
+    """A host has made its environment.
+
+    Attributes:
+        faults: why earlier attempts failed.
+    """
+
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

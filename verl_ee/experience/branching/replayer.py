@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from verl_ee.envs import ExpertStep, ExpertTrajectory
-from verl_ee.experience.branching.protocol import Fault, StateLostError
+from collections import Counter
+from collections.abc import Sequence
+
+from verl_ee.envs import ExpertTrajectory
+from verl_ee.envs.snapshots import WrappedSnapshot
+from verl_ee.experience.branching.protocol import TRIES, Fault, StateLostError
 from verl_ee.experience.branching.session import EnvironmentSession, StateView
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
-
-TRIES = 2
-"""Attempts to reach a state, or to execute an action there."""
 
 
 class Replayer:
@@ -65,9 +66,9 @@ class Replayer:
         """
         self.position = None
         view, done = self.session.step(action)
-        return Outcome(action, view.observation, view.valid, done)
+        return view.outcome(action, done)
 
-    def restore(self, snapshot: object, step: int) -> None:
+    def restore(self, snapshot: WrappedSnapshot, step: int) -> None:
         """Re-enter the snapshot of a step, and prove the state.
 
         Raises:
@@ -90,30 +91,70 @@ class Replayer:
     def _walk(self, step: int) -> None:
         position, self.position = self.position, None
         if position is None or position > step:
-            view = self.session.reset(self.trajectory.seed, self.trajectory.task)
+            view = self._reset(step)
             self._arrive(0, view)
             position = 0
         for walked in range(position, step):
             action = self.trajectory.steps[walked].action
             view, done = self.session.step(action)
             self._arrive(walked + 1, view)
-            self.expert_outcomes[walked] = Outcome(action, view.observation, view.valid, done)
+            self._keep_outcome(walked, view.outcome(action, done))
         self.position = step
+
+    def _reset(self, step: int) -> StateView:
+        """Begin an episode on the way to a state, and note how often the environment could not be made for it."""
+        try:
+            return self.session.reset(self.trajectory.seed, self.trajectory.task)
+        finally:
+            self.faults += [Fault(self.ref(step), "start", message) for message in self.session.take_start_faults()]
+
+    def _keep_outcome(self, step: int, outcome: Outcome) -> None:
+        """Keep the outcome of an expert's action; a later walk must have the same."""
+        before = self.expert_outcomes.setdefault(step, outcome)
+        if before != outcome:
+            differences = [
+                f"{name} was {value!r} and is {vars(outcome)[name]!r}"
+                for name, value in vars(before).items()
+                if value != vars(outcome)[name]
+            ]
+            raise StateLostError("outcome", f"at step {step}, the expert's action came out otherwise: {differences[0]}")
 
     def _arrive(self, step: int, view: StateView) -> None:
         self._prove(step, view, f"at step {step}")
         self.view = view
 
     def _prove(self, step: int, view: StateView, where: str) -> None:
-        steps = self.trajectory.steps
-        recorded = steps[step] if step < len(steps) else ExpertStep(self.trajectory.final_observation, "")
-        if view.observation != recorded.observation:
-            raise StateLostError(
-                "observation",
-                f"{where}, the observation is {view.observation!r}, recorded was {recorded.observation!r}",
-            )
-        if recorded.admissible_actions is None or view.admissible_actions is None:
+        trajectory = self.trajectory
+        if step == 0:
+            _prove_instruction(trajectory.instruction, view.info.get("task"), where)
+        if step == len(trajectory.steps):
+            _prove_observation(trajectory.final_observation, view.observation, where)
             return
-        changed = set(recorded.admissible_actions) ^ set(view.admissible_actions)
-        if changed:
-            raise StateLostError("admissible actions", f"{where}, the admissible actions differ in {sorted(changed)}")
+        recorded = trajectory.steps[step]
+        _prove_observation(recorded.observation, view.observation, where)
+        if recorded.admissible_actions is not None and view.admissible_actions is not None:
+            _prove_actions(recorded.admissible_actions, view.admissible_actions, where)
+
+
+def _prove_instruction(recorded: str | None, seen: object, where: str) -> None:
+    if recorded is not None and seen is not None and seen != recorded:
+        raise StateLostError(
+            "instruction", f'{where}, the instruction (info["task"]) is {seen!r}, recorded was {recorded!r}'
+        )
+
+
+def _prove_observation(recorded: str | None, seen: str, where: str) -> None:
+    if recorded is not None and seen != recorded:
+        raise StateLostError("observation", f"{where}, the observation is {seen!r}, recorded was {recorded!r}")
+
+
+def _prove_actions(recorded: Sequence[str], seen: Sequence[str], where: str) -> None:
+    if list(seen) == list(recorded):
+        return
+    missing, added = Counter(recorded) - Counter(seen), Counter(seen) - Counter(recorded)
+    if missing or added:
+        problem = f"differ: {sorted(missing, key=str)} are missing, {sorted(added, key=str)} were not recorded"
+    else:
+        place = next(index for index, pair in enumerate(zip(seen, recorded, strict=True)) if pair[0] != pair[1])
+        problem = f"are the same in another order: number {place} is {seen[place]!r}, recorded was {recorded[place]!r}"
+    raise StateLostError("admissible actions", f"{where}, the admissible actions {problem}")

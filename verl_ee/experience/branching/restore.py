@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from verl_ee.envs.snapshots import WrappedSnapshot
 from verl_ee.errors import EnvError
 from verl_ee.experience.branching.fork import ForkRestore, declared_forkable, fork_problem
 from verl_ee.experience.branching.protocol import AUTO, RESTORE_METHODS, HostOpening
@@ -44,10 +45,10 @@ class RestoreMethod(Protocol):
 
 
 class SnapshotRestore:
-    """Uses `snapshot()` and `restore()` of the environment."""
+    """Uses `snapshot()` and `restore()` of the environment, and saves the state of its wrappers along."""
 
     name = "snapshot"
-    _snapshot: object = None
+    _snapshot: WrappedSnapshot
 
     def arrive(self, replayer: Replayer) -> None:
         """Take the snapshot."""
@@ -99,10 +100,10 @@ def choose_restore(
     key, environment = opening.restore_key, opening.environment.id
     if requested == AUTO:
         return _choose_automatically(session, opening, inherited)
-    if requested == "snapshot" and not session.has_snapshots:
-        raise EnvError(
-            f"{key}=snapshot, but {environment} has no snapshot() and restore(). Use {key}=auto, or give it both."
-        )
+    if requested == "snapshot":
+        problem = session.snapshot_problem
+        if problem:
+            raise EnvError(f"{key}=snapshot, but {environment} {problem}. Use {key}=auto, or give it both.")
     if requested == "fork":
         problem = fork_problem(session, opening.sample, inherited)
         if problem:
@@ -126,7 +127,7 @@ def _choose_automatically(
         return ForkRestore()
     if "replay" in methods:
         return ReplayRestore()
-    raise _no_method(opening.environment.id)
+    raise _no_method(opening.environment.id, f"; it {session.snapshot_problem}, and it cannot be forked")
 
 
 def cheapest(seconds: Mapping[str, float]) -> str:
@@ -145,7 +146,7 @@ def cheapest(seconds: Mapping[str, float]) -> str:
 def _possible_methods(session: EnvironmentSession) -> list[str]:
     """Return the methods that nothing stands against before a trial."""
     possible = {
-        "snapshot": session.has_snapshots,
+        "snapshot": not session.snapshot_problem,
         "fork": declared_forkable(session) is not False,
         "replay": not _is_nondeterministic(session),
     }
@@ -166,9 +167,9 @@ def _method(name: str) -> RestoreMethod:
     return methods[name]()
 
 
-def _no_method(environment: str) -> EnvError:
+def _no_method(environment: str, problem: str = "") -> EnvError:
     return EnvError(
-        f"{environment} is declared nondeterministic, so replaying actions does not lead back to a state, and it has "
-        "no snapshots and cannot be forked. Give it snapshot() and restore(), or declare `forkable = True` if a fork "
-        "of its process shares nothing with it."
+        f"{environment} is declared nondeterministic, so replaying actions does not lead back to a state{problem}. "
+        "Give it snapshot() and restore(), or declare `forkable = True` if a fork of its process shares nothing with "
+        "it."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,14 @@ from typing import cast
 
 import gymnasium
 
-from verl_ee.envs import Snapshots
+from verl_ee.envs.snapshots import WrappedSnapshot, restore_snapshot, snapshot_problem, take_snapshot
+from verl_ee.errors import EnvError
 from verl_ee.experience.branching.host_meter import HostMeter
-from verl_ee.experience.branching.protocol import StateLostError, Usage
+from verl_ee.experience.branching.protocol import TRIES, StateLostError, Usage, encodable
+from verl_ee.experience.outcome import Outcome
+
+RETRY_SECONDS = 2.0
+"""Pause before an environment that could not be made is made again: what it connects to may be about to start."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +35,24 @@ class StateView:
         return cast("Sequence[str] | None", self.info.get("admissible_actions"))
 
     @property
-    def valid(self) -> bool:
-        """Whether the last action was understood and possible; true where the environment does not say."""
-        return bool(self.info.get("valid", True))
+    def valid(self) -> bool | None:
+        """Whether the last action was understood and possible; None where the environment does not say."""
+        valid = self.info.get("valid")
+        return None if valid is None else bool(valid)
+
+    @property
+    def outcome_class(self) -> str:
+        """The class that the environment gives the last action's outcome, empty where it gives none."""
+        return str(self.info.get("outcome_class") or "")
+
+    def outcome(self, action: str, done: bool) -> Outcome:
+        """Return the outcome of the action that led here.
+
+        Args:
+            action: the action.
+            done: whether the episode ended with it.
+        """
+        return Outcome(action, self.observation, self.valid, done, self.outcome_class)
 
 
 @contextmanager
@@ -77,6 +98,7 @@ class EnvironmentSession:
         """
         self._make, self._step_limit, self._start_limit = make, step_limit, start_limit
         self._env: gymnasium.Env[str, str] | None = None
+        self._start_faults: list[str] = []
         self.meter = meter or HostMeter()
 
     @property
@@ -93,12 +115,25 @@ class EnvironmentSession:
         """Return the environment, and make it if there is none.
 
         Raises:
-            EnvError: if it cannot be made.
+            EnvError: if the last of `TRIES` attempts to make it failed.
         """
-        if self._env is None:
-            with time_limit(self._start_limit, self.meter):
-                self._env = self._make()
+        attempt = 1
+        while self._env is None:
+            try:
+                with time_limit(self._start_limit, self.meter):
+                    self._env = self._make()
+            except EnvError as error:
+                if attempt == TRIES:
+                    raise
+                self._start_faults.append(encodable(str(error)))
+                attempt += 1
+                time.sleep(RETRY_SECONDS)
         return self._env
+
+    def take_start_faults(self) -> tuple[str, ...]:
+        """Return why attempts to make the environment failed that were made again, and forget it."""
+        faults, self._start_faults = tuple(self._start_faults), []
+        return faults
 
     def discard(self) -> None:
         """Drop an environment whose state is unknown."""
@@ -112,53 +147,49 @@ class EnvironmentSession:
         """Begin an episode.
 
         Raises:
-            StateLostError: if the environment raised, or its observation cannot be stored.
+            StateLostError: if the environment raised, or its answer cannot be stored.
         """
         self.meter.add(Usage(resets=1))
         env = self.env
         with self._guarded("reset", self._start_limit):
             observation, info = env.reset(seed=seed, options={"task": task})
-        return StateView(checked_text(observation), info)
+        return checked_view(observation, info)
 
     def step(self, action: str) -> tuple[StateView, bool]:
         """Execute an action, and return the new state and whether the episode ended. The reward is not read.
 
         Raises:
-            StateLostError: if the environment raised, or its observation cannot be stored.
+            StateLostError: if the environment raised, or its answer cannot be stored.
         """
         self.meter.add(Usage(env_steps=1))
         env = self.env
         with self._guarded(f"the action {action!r}", self._step_limit):
             observation, _, terminated, truncated, info = env.step(action)
-        return StateView(checked_text(observation), info), bool(terminated or truncated)
+        return checked_view(observation, info), bool(terminated or truncated)
 
     @property
-    def has_snapshots(self) -> bool:
-        """Whether the environment can leave and re-enter a state."""
-        return isinstance(self.env.unwrapped, Snapshots)
+    def snapshot_problem(self) -> str:
+        """Why the environment and its wrappers cannot re-enter a state, as the end of a sentence; empty if they can."""
+        return snapshot_problem(self.env)
 
-    def snapshot(self) -> object:
-        """Take a snapshot.
+    def snapshot(self) -> WrappedSnapshot:
+        """Take a snapshot of the environment and its wrappers.
 
         Raises:
-            StateLostError: if the environment raised.
+            StateLostError: if the environment raised, or a wrapper's state cannot be saved.
         """
         with self._guarded("snapshot", self._step_limit):
-            return self._snapshots.snapshot()
+            return take_snapshot(self.env)
 
-    def restore(self, snapshot: object) -> StateView:
+    def restore(self, snapshot: WrappedSnapshot) -> StateView:
         """Re-enter a snapshot.
 
         Raises:
-            StateLostError: if the environment raised, or its observation cannot be stored.
+            StateLostError: if the environment raised, or its answer cannot be stored.
         """
         with self._guarded("restore", self._step_limit):
-            observation, info = self._snapshots.restore(snapshot)
-        return StateView(checked_text(observation), info)
-
-    @property
-    def _snapshots(self) -> Snapshots:
-        return cast(Snapshots, self.env.unwrapped)
+            observation, info = restore_snapshot(self.env, snapshot)
+        return checked_view(observation, info)
 
     @contextmanager
     def _guarded(self, operation: str, limit: float | None) -> Iterator[None]:
@@ -170,17 +201,25 @@ class EnvironmentSession:
             raise StateLostError("raised", f"{operation} raised {type(error).__name__}: {error}") from error
 
 
-def checked_text(observation: object) -> str:
-    """Return an observation if it is text that can be stored.
+def checked_view(observation: object, info: Mapping[str, object]) -> StateView:
+    """Return the view of a state, whose observation and outcome class are text that can be stored.
 
     Raises:
-        StateLostError: if it is not a str, or holds code points that UTF-8 has no form for.
+        StateLostError: if one of them is not a str, or holds code points that UTF-8 has no form for.
     """
-    if not isinstance(observation, str):
-        raise StateLostError("not text", f"the observation is {type(observation).__name__}, expected str")
+    text = _checked_text(observation, "the observation")
+    outcome_class = info.get("outcome_class")
+    if outcome_class is not None:
+        _checked_text(outcome_class, 'info["outcome_class"]')
+    return StateView(text, info)
+
+
+def _checked_text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise StateLostError("not text", f"{what} is {type(value).__name__}, expected str")
     try:
-        observation.encode("utf-8")
+        value.encode("utf-8")
     except UnicodeEncodeError as error:
-        near = observation[max(error.start - 20, 0) : error.end + 20]
-        raise StateLostError("not text", f"the observation is not valid Unicode near {near!r}") from None
-    return observation
+        near = value[max(error.start - 20, 0) : error.end + 20]
+        raise StateLostError("not text", f"{what} is not valid Unicode near {near!r}") from None
+    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
@@ -15,12 +15,14 @@ from verl_ee.experience.branching.protocol import (
     AUTO,
     HOST_OPENING,
     RESTORE_METHODS,
+    TRIES,
     WORK_UNIT,
     Attempt,
     Failure,
     Fault,
     HostMessage,
     HostOpening,
+    Ready,
     RestoreChosen,
     StateLostError,
     StateRequest,
@@ -30,7 +32,6 @@ from verl_ee.experience.branching.protocol import (
     WorkUnit,
     decode_host_message,
 )
-from verl_ee.experience.branching.replayer import TRIES
 from verl_ee.experience.state_ref import StateRef
 
 
@@ -52,12 +53,13 @@ class HostSupervisor:
 
         Raises:
             EnvError: if the environment cannot be made.
-            BranchError: if the host dies.
+            BranchError: if the last of `TRIES` hosts dies while it makes it.
         """
         opening = HostOpening(environment, config, sample, config.key("restore"))
         self._opening = json.dumps(HOST_OPENING.dump_python(opening, mode="json")).encode()
         self._config, self._id = config, environment.id
         self.restore, self.trial_usage = "", Usage()
+        self._start_faults: list[str] = []
         self._start()
 
     def choose_restore(self, restore: str) -> None:
@@ -81,6 +83,7 @@ class HostSupervisor:
         """
         progress = _UnitProgress(unit)
         while progress.requests:
+            progress.note_start_faults(self._take_start_faults())
             before = self._host.meter.usage
             for message in self._run(progress.begin_host()):
                 if isinstance(message, Attempt):
@@ -116,8 +119,26 @@ class HostSupervisor:
         yield self._death()
 
     def _start(self) -> None:
-        self._host = HostProcess()
-        self._exchange(self._opening, "could not be started")
+        """Start a host, and another if it dies before it has made its environment."""
+        attempt = 1
+        while True:
+            self._host = HostProcess()
+            try:
+                answer = self._exchange(self._opening, "could not be started")
+            except BranchError as error:
+                if attempt == TRIES:
+                    raise
+                self._start_faults.append(str(error))
+                attempt += 1
+                continue
+            if isinstance(answer, Ready):
+                self._start_faults += answer.faults
+            return
+
+    def _take_start_faults(self) -> list[str]:
+        """Return why environments could not be made at first, and forget it."""
+        faults, self._start_faults = self._start_faults, []
+        return faults
 
     def _restart(self) -> Usage:
         """Start a host in place of the dead one, and return its steps and resets until it is ready."""
@@ -196,6 +217,11 @@ class _UnitProgress:
         faults = (*self._faults, *result.faults)
         self._faults, self._unreported = [], Usage()
         return replace(result, faults=faults, usage=usage)
+
+    def note_start_faults(self, messages: Sequence[str]) -> None:
+        """Let the next result report attempts to make an environment that failed."""
+        ref = StateRef(self._unit.trajectory_index, self.requests[0].step)
+        self._faults += [Fault(ref, "start", message) for message in messages]
 
     def note_death(self, usage: Usage) -> None:
         """Decide what the next host tries again, and what is given up.

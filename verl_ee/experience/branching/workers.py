@@ -15,8 +15,7 @@ from ray.actor import ActorHandle
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import BranchError, EarlyExperienceError, EnvError
-from verl_ee.experience.branching.protocol import AUTO, Fault, StateResult, Usage, WorkUnit
-from verl_ee.experience.branching.replayer import TRIES
+from verl_ee.experience.branching.protocol import AUTO, TRIES, Fault, StateResult, Usage, WorkUnit
 from verl_ee.experience.branching.supervisor import HostSupervisor
 from verl_ee.experience.state_ref import StateRef
 
@@ -25,7 +24,7 @@ REPORT_SECONDS = 0.2
 REPORTS_AHEAD = 8
 """Reports of a worker that may wait for the driver before it pauses."""
 QUEUE_SECONDS = 60
-"""Time that Ray may take to place a worker, besides the time that its environment may take to start."""
+"""Time that Ray may take to place a worker, besides the time that its environment may take to be made."""
 _WORKER_LOST = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.RaySystemError)
 
 
@@ -99,7 +98,7 @@ class WorkerPool:
         self._idle = list(self._alive)
         self._busy: dict[ObjectRefGenerator, tuple[ActorHandle, WorkUnit]] = {}
         self._starting: dict[ObjectRef, ActorHandle] = {}
-        self._patience, self._last_alive = config.start_timeout + QUEUE_SECONDS, time.monotonic()
+        self._patience, self._last_alive = TRIES * config.start_timeout + QUEUE_SECONDS, time.monotonic()
         self._loss_counts: Counter[StateRef] = Counter()
         self._last_loss = ""
         self.worker_losses: list[Fault] = []

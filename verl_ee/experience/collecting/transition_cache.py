@@ -6,6 +6,7 @@ A killed run goes on from the transitions that it finds here. Runs that share a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from verl_ee.envs import CanonicalForm
@@ -69,7 +70,7 @@ class TransitionCache:
         if before is transition:
             return True
         known = before.outcome
-        if (known.observation, known.valid, known.done) != (outcome.observation, outcome.valid, outcome.done):
+        if replace(known, action=outcome.action) != outcome:
             raise StoreError(
                 f"Two outcomes of one transition in {self.parts.folder}: task {transition.task!r}, after "
                 f"{len(transition.prefix)} actions, {outcome.action!r} led to {known.observation!r} and to "

@@ -13,8 +13,10 @@ from verl_ee.errors import StoreError
 from verl_ee.experience.files.atomic import atomic
 from verl_ee.experience.files.versions import FileFormat, check_version
 
-VERSION = 2
-FORMAT = FileFormat(VERSION, StoreError, "is not a Parquet file that can be read", "Collect again.")
+VERSION = 3
+FORMAT = FileFormat(VERSION, StoreError, "is not a Parquet file that can be read", "Collect again.", oldest=2)
+_ADDED = {"outcome_class": 3}
+"""Columns that older files lack, and the version that brought them."""
 _PREFIX, _SCHEMA = "verl_ee.", "verl_ee.schema"
 TableRow = dict[str, Any]
 """A row of a table: the value of each column. The schema of the table says their types."""
@@ -26,7 +28,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         StoreError: if the file is missing, broken or of another version.
     """
-    metadata = _table(path).schema.metadata or {}
+    table, _ = _table(path)
+    metadata = table.schema.metadata or {}
     named = {key.decode(): value.decode() for key, value in metadata.items()}
     return {key.removeprefix(_PREFIX): value for key, value in named.items() if key.startswith(_PREFIX)}
 
@@ -48,24 +51,29 @@ def write_table(path: Path, rows: Sequence[TableRow], schema: pa.Schema, provena
 
 
 def read_table(path: Path, schema: pa.Schema) -> list[TableRow]:
-    """Read a Parquet file that `write_table` wrote.
+    """Read a Parquet file that `write_table` wrote, in this version or an older one that is still read.
+
+    A column that is younger than the file is None in every row.
 
     Raises:
         StoreError: if it is missing, broken, of another version, or has other columns.
     """
-    table = _table(path)
-    if set(table.column_names) != set(schema.names):
-        raise StoreError(f"{path} has columns {table.column_names}; expected {schema.names}. {FORMAT.fix}")
+    table, version = _table(path)
+    younger = {name for name in schema.names if _ADDED.get(name, 0) > version}
+    expected = [name for name in schema.names if name not in younger]
+    if set(table.column_names) != set(expected):
+        raise StoreError(f"{path} has columns {table.column_names}; expected {expected}. {FORMAT.fix}")
     rows: list[TableRow] = table.to_pylist()
-    return rows
+    return [row | dict.fromkeys(younger) for row in rows] if younger else rows
 
 
-def _table(path: Path) -> pa.Table:
+def _table(path: Path) -> tuple[pa.Table, int]:
+    """Return a table and the version of its file."""
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise StoreError(f"{path} is missing. {FORMAT.fix}") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{path} {FORMAT.broken} ({error}). {FORMAT.fix}") from None
-    check_version((table.schema.metadata or {}).get(_SCHEMA.encode(), b"").decode(), FORMAT, path)
-    return table
+    written = (table.schema.metadata or {}).get(_SCHEMA.encode(), b"").decode()
+    return table, check_version(written, FORMAT, path)

@@ -44,7 +44,7 @@ def _rationale(situation: Situation) -> str:
 def _drawback(situation: Situation, outcome: Outcome) -> str:
     """Return why an action other than the expert's is not taken, as far as its outcome shows it."""
     state = situation.state
-    if not outcome.valid:
+    if outcome.refused:
         return "would be refused"
     if outcome.done and not situation.expert_branch.outcome.done:
         return "would end it too early"
