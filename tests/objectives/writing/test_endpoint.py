@@ -14,6 +14,7 @@ from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
+import openai
 import pytest
 from support.rationale_requests import (
     MAX_TOKENS,
@@ -70,6 +71,22 @@ def test_as_many_requests_as_allowed_are_under_way_at_a_time(
     write_missing(server, states, tmp_path, token_limit=1_000_000)
     assert server.most == 4
     assert server.asked.total() == len(states)
+
+
+def test_no_limit_of_the_client_library_holds_requests_back(
+    server: Endpoint, states: list[Situation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody is answered before twelve have asked, and the library's clients have two connections if none are set.
+    limits = type(openai.DEFAULT_CONNECTION_LIMITS)(max_connections=2)
+    monkeypatch.setattr("openai._base_client.DEFAULT_CONNECTION_LIMITS", limits)
+    twelve = threading.Barrier(len(states))
+
+    def script(prompt: str, before: int) -> None:
+        twelve.wait(20)
+
+    server.script = script
+    write_missing(server, states, tmp_path, concurrency=len(states), retries=0)
+    assert server.most == server.asked.total() == len(states)
 
 
 @pytest.mark.parametrize(

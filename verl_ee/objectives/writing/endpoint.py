@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -72,14 +73,7 @@ class EndpointWriter:
 
     def write(self, requests: Sequence[RequestT], /) -> Iterator[tuple[RequestT, str]]:
         """Yield each request with its text, empty where the server gave none; those to be asked again are missing."""
-        import openai
-
-        client = openai.AsyncOpenAI(
-            base_url=self._endpoint.url,
-            api_key=os.environ[self._endpoint.key_variable],
-            max_retries=0,
-            timeout=self._endpoint.timeout,
-        )
+        client = self._client()
         session, failed = _Session(client), list[RequestT]()
         window = self._endpoint.concurrency
         for request, text in as_they_come(
@@ -99,6 +93,23 @@ class EndpointWriter:
                 failed.clear()
         if self.stop is None:
             yield from ((given_up, "") for given_up in failed)
+
+    def _client(self) -> openai.AsyncOpenAI:
+        """Return a client that holds a connection for every request under way."""
+        import openai
+
+        # Versions of the client differ in the package that carries its requests: httpx or httpx2.
+        transport = importlib.import_module(openai.DefaultAsyncHttpxClient.__bases__[0].__module__.partition(".")[0])
+        connections = self._endpoint.concurrency
+        # The client's own limit is a thousand connections; requests beyond them would wait until they time out.
+        limits = transport.Limits(max_connections=connections, max_keepalive_connections=connections)
+        return openai.AsyncOpenAI(
+            base_url=self._endpoint.url,
+            api_key=os.environ[self._endpoint.key_variable],
+            max_retries=0,
+            timeout=self._endpoint.timeout,
+            http_client=openai.DefaultAsyncHttpxClient(limits=limits),
+        )
 
     async def _write_one(self, session: _Session, prompt: list[Message]) -> str | None:
         """Return the text of a request when its turn comes, and None if it failed or was not made."""
