@@ -231,6 +231,15 @@ def test_a_world_model_without_branches_is_refused() -> None:
         assert word in message
 
 
+@pytest.mark.parametrize(("key", "limit"), [("reflection", "k"), ("world_model", "per_state")])
+def test_a_choice_by_class_that_has_nothing_to_choose_is_refused(key: str, limit: str) -> None:
+    keys = changed(f"{key}.balanced", True)
+    assert f"early_experience.{key}.balanced=true" in refusal(keys)
+    assert f"Set early_experience.{key}.{limit}" in refusal(keys)
+    keys[key][limit] = 2
+    parse(keys)
+
+
 def test_a_job_without_a_stage_is_refused() -> None:
     assert "early_experience.stages is empty" in refusal(changed("stages", {}))
 

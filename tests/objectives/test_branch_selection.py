@@ -1,15 +1,19 @@
-"""The branches that a world model learns from: as many refused actions as its settings allow, drawn by chance."""
+"""The branches that examples are made of: alternatives of each class in turn, a limited share of refused actions."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
-from support.stage_worlds import executed
+from support.stage_worlds import World, config, executed
 
 from verl_ee.config import WorldModelConfig
-from verl_ee.objectives.branch_selection import allowed_branches
+from verl_ee.experience.store import ExecutedBranch
+from verl_ee.objectives.branch_selection import allowed_branches, chosen_alternatives
+from verl_ee.objectives.reflection.situations import situations
 
 SHARES = ["0", "0.1", "0.25", "0.3", "0.5", "0.75", "0.9", "1"]
 
@@ -61,3 +65,82 @@ def test_what_is_left_out_is_chosen_by_chance_alone() -> None:
 def test_an_action_of_which_nothing_is_said_is_not_left_out_as_refused() -> None:
     branches = [executed("untold", None, step=number) for number in range(20)]
     assert allowed_branches(branches, WorldModelConfig(max_refused=0.0)) == branches
+
+
+def of_kinds(kinds: str) -> list[ExecutedBranch]:
+    """Alternatives in a dark room: `c` changes it, `n` changes nothing, `r` is refused."""
+    observations = {"c": "Light {}.", "n": "It is dark.", "r": "No {}."}
+    return [
+        executed(observations[kind].format(number), valid=kind != "r", step=number) for number, kind in enumerate(kinds)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "limit", "balanced", "chosen"),
+    [
+        # Seven change something, two are refused, one changes nothing.
+        ("ccrcccnrcc", 4, True, [0, 1, 2, 6]),
+        ("ccrcccnrcc", 5, True, [0, 1, 2, 6, 7]),
+        ("ccrcccnrcc", 6, True, [0, 1, 2, 3, 6, 7]),
+        ("ccrcccnrcc", 3, True, [0, 2, 6]),
+        ("ccrcccnrcc", 2, True, [0, 2]),
+        ("ccrcccnrcc", 1, True, [0]),
+        ("ccrcccnrcc", 4, False, [0, 1, 2, 3]),
+        ("ccrcccnrcc", None, True, list(range(10))),
+        ("ccrcccnrcc", 99, True, list(range(10))),
+        ("ccrcccnrcc", 0, True, []),
+        # The class that comes first has the first turn.
+        ("nnnrrc", 1, True, [0]),
+        ("rrrn", 3, True, [0, 1, 3]),
+        ("rrrr", 2, True, [0, 1]),
+        ("", 2, True, []),
+    ],
+)
+def test_alternatives_of_a_state_are_the_first_ones_or_those_of_each_class_in_turn(
+    kinds: str, limit: int | None, balanced: bool, chosen: Sequence[int]
+) -> None:
+    alternatives = of_kinds(kinds)
+    expected = [alternatives[number] for number in chosen]
+    assert chosen_alternatives(alternatives, limit, "It is dark.", balanced) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "others"),
+    [
+        ({}, ["press 1", "press 2", "press 3", "jam 0", "jam 1"]),
+        ({"per_state": 9}, ["press 1", "press 2", "press 3", "jam 0", "jam 1"]),
+        ({"per_state": 3}, ["press 1", "press 2", "press 3"]),
+        ({"per_state": 3, "balanced": True}, ["press 1", "press 2", "jam 0"]),
+        ({"per_state": 1, "balanced": True}, ["press 1"]),
+        ({"per_state": 0}, []),
+    ],
+)
+def test_the_world_model_learns_so_many_alternatives_of_a_state_besides_the_expert_s_action(
+    settings: dict[str, object], others: list[str], tmp_path: Path
+) -> None:
+    world = World(tmp_path, 2, 3, 2)
+    examples = world.stage_data(config({"world_model": {}}, **settings)).examples("world_model").examples
+    expected = [
+        branch.transition[:12] for branch in world.branches if branch.proposer == "expert" or action(branch) in others
+    ]
+    assert [example.provenance.split(", ")[2] for example in examples] == expected
+
+
+def test_a_rationale_is_shown_alternatives_of_each_class(tmp_path: Path) -> None:
+    world = World(tmp_path, 2, 3, 2)
+    shown = {
+        balanced: [
+            [action(branch) for branch in item.alternatives]
+            for item in situations(world.trajectories, world.branches, 8, 3, balanced)
+        ]
+        for balanced in (False, True)
+    }
+    # The expert presses 0.
+    assert shown == {
+        False: [["press 1", "press 2", "press 3"]] * world.states,
+        True: [["press 1", "press 2", "jam 0"]] * world.states,
+    }
+
+
+def action(branch: ExecutedBranch) -> str:
+    return branch.outcome.action

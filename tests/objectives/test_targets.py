@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from support.stage_worlds import World, config, executed, text_of
 
 from verl_ee.config import WorldModelConfig
+from verl_ee.envs.household.env import Household
 from verl_ee.errors import ConfigError
 from verl_ee.experience.store import ExecutedBranch
 from verl_ee.objectives.targets import NO_CHANGE, difference_target, raw_target, target_builder, template_target
@@ -58,6 +61,60 @@ def test_a_difference_has_the_lines_that_are_new_and_those_that_are_gone(
         gone = Counter(line[2:] for line in target.splitlines() if line.startswith("- "))
         before = before + new - gone
     assert before == after
+
+
+def lines_after(before: str, difference: str) -> Counter[str]:
+    """The lines that an observation has after a difference."""
+    lines = Counter(before.splitlines())
+    if difference != NO_CHANGE:
+        lines.update(line[2:] for line in difference.splitlines() if line.startswith("+ "))
+        lines.subtract(line[2:] for line in difference.splitlines() if line.startswith("- "))
+    return +lines
+
+
+def difference_of(before: str, after: str) -> str:
+    return difference_target(State("", (), before), executed(after))
+
+
+def test_observations_of_one_line_differ_as_a_plain_comparison_of_texts_says() -> None:
+    rng, changed = random.Random(0), 0
+    for number in range(12):
+        env = Household("large" if number % 2 else "small")
+        before, info = env.reset(options={"task": f"train/{number}"})
+        for _ in range(20):
+            after, _, terminated, truncated, info = env.step(rng.choice(info["admissible_actions"]))
+            told = [line for line in difflib.ndiff([before], [after]) if line[0] in "+-"]
+            assert difference_of(before, after) == ("\n".join(told) or NO_CHANGE)
+            changed += before != after
+            if terminated or truncated:
+                break
+            before = after
+    assert changed > 100
+
+
+def test_two_long_observations_are_compared_once_and_not_line_with_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+    set_seq1 = difflib.SequenceMatcher.set_seq1
+
+    def counting(self: difflib.SequenceMatcher[str], text: str) -> None:
+        nonlocal compared
+        compared += 1
+        assert compared <= 1
+        set_seq1(self, text)
+
+    monkeypatch.setattr(difflib.SequenceMatcher, "set_seq1", counting)
+    before = "\n".join(f"line {number} of the page" for number in range(5000))
+    after = "\n".join(f"row {number} in the page" for number in range(5000))
+    assert lines_after(before, difference_of(before, after)) == Counter(after.splitlines())
+
+
+@pytest.mark.parametrize("shown", [3, 900], ids=["few equal lines", "many equal lines"])
+def test_a_difference_of_pages_with_lines_that_repeat_gives_the_new_page(shown: int) -> None:
+    page = [line for number in range(shown) for line in (f"item {number}", "")]
+    for place in (0, 1, len(page) // 2, len(page) - 2):
+        after = [*page[:place], "sold out", *page[place + 1 :]]
+        difference = difference_of("\n".join(page), "\n".join(after))
+        assert difference == f"- {page[place]}\n+ sold out"
 
 
 @pytest.mark.parametrize(

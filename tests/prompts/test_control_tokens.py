@@ -46,6 +46,49 @@ def test_no_mixture_of_pieces_holds_a_control_token_afterwards() -> None:
             assert break_control_tokens(broken, order) == broken
 
 
+def broken_in_time(text: str, tokens: list[str]) -> str:
+    """The text with its tokens broken; one that would never be ends the test by its length."""
+    grown = Growing(text)
+    return str(break_control_tokens(grown, tokens))
+
+
+class Growing(str):
+    """A text that refuses to be replaced for ever."""
+
+    def replace(self, old: str, new: str, count: int = -1) -> Growing:  # type: ignore[override]
+        result = Growing(super().replace(old, new, count))
+        assert len(result) < 10_000, "it grows without end"
+        return result
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("go x", [" x"]),
+        ("go x", [" x", "\tx"]),
+        ("a b", ["a b", "ab"]),
+        ("ab", ["a b", "ab"]),
+        ("say <end> now", [" <end> ", "<end>"]),
+        ("x \n\t\u00a0\u2002\u2003\u2009y", ["x \n\t\u00a0\u2002\u2003\u2009y", " \n"]),
+    ],
+)
+def test_a_token_with_white_space_is_broken_too(text: str, tokens: list[str]) -> None:
+    broken = broken_in_time(text, tokens)
+    assert not [token for token in tokens if token in broken and not token.isspace()]
+    assert "".join(filter(str.isalnum, broken)) == "".join(filter(str.isalnum, text))
+
+
+def test_whatever_the_tokens_are_none_is_left_and_every_letter_is() -> None:
+    rng = random.Random(1)
+    for _ in range(3000):
+        tokens = ["".join(rng.choices("ab< \t\n", k=rng.randrange(2, 5))) for _ in range(rng.randrange(1, 6))]
+        text = "".join(rng.choices(["a", "b", "<", " ", "\t", "\n", *tokens], k=rng.randrange(1, 12)))
+        broken = broken_in_time(text, tokens)
+        assert not [token for token in tokens if token in broken and not token.isspace()], (text, tokens)
+        assert "".join(broken.split()) == "".join(text.split())
+        assert break_control_tokens(broken, tokens) == broken
+
+
 def test_white_space_controls_nothing() -> None:
     assert break_control_tokens("a\n\n\n\n\nb  c", ["\n\n\n", "\n\n", "  "]) == "a\n\n\n\n\nb  c"
 

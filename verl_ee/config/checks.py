@@ -70,6 +70,7 @@ def parse(node: Mapping[str, Any]) -> EarlyExperienceConfig:
     if config.world_model.target == "template" and config.world_model.template is None:
         raise ConfigError(f"{ROOT}.world_model.target='template' needs {ROOT}.world_model.template='...'.")
     _check_budget(config)
+    _check_balance(config)
     _check_writers(config)
     return config
 
@@ -109,6 +110,19 @@ def _check_budget(config: EarlyExperienceConfig) -> None:
             raise ConfigError(
                 f"{ROOT}.world_model.budget='matched' shares steps between stages, but {ROOT}.stages.{name} learns the "
                 "world model and imitation in one. Use budget=full or one_to_one, or two stages."
+            )
+
+
+def _check_balance(config: EarlyExperienceConfig) -> None:
+    reflection, world_model = config.reflection, config.world_model
+    for key, limit, is_balanced, value in (
+        ("reflection", "k", reflection.balanced, reflection.k),
+        ("world_model", "per_state", world_model.balanced, world_model.per_state),
+    ):
+        if is_balanced and value is None:
+            raise ConfigError(
+                f"{ROOT}.{key}.balanced=true chooses among the alternatives of a state, but {ROOT}.{key}.{limit}=null "
+                f"takes all of them. Set {ROOT}.{key}.{limit}, or balanced=false."
             )
 
 

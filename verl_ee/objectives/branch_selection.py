@@ -1,17 +1,64 @@
-"""The branches that a world model learns from: those that its settings allow, as many as its budget lets through."""
+"""The branches that examples are made of: alternatives of a state, and as many as settings and budget let through."""
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TypeVar
 
 from verl_ee.config import WorldModelConfig
+from verl_ee.envs import ExpertTrajectory
+from verl_ee.experience.outcome import class_of
 from verl_ee.experience.proposers import EXPERT
 from verl_ee.experience.store import ExecutedBranch
 
 Item = TypeVar("Item")
+
+
+def chosen_alternatives(
+    alternatives: Sequence[ExecutedBranch], limit: int | None, observation: str, balanced: bool
+) -> list[ExecutedBranch]:
+    """Return at most `limit` alternatives of one state, in their order.
+
+    Args:
+        alternatives: all of the state, none of them the expert's own action.
+        limit: None for all.
+        observation: the observation of the state.
+        balanced: take the first of each class of outcome, then the second of each, and so on; the classes are in the
+            order in which they first come. Otherwise the first alternatives are taken.
+    """
+    if limit is None or not balanced:
+        return list(alternatives[:limit])
+    classes: dict[str, list[int]] = {}
+    for index, branch in enumerate(alternatives):
+        classes.setdefault(class_of(branch.outcome, observation), []).append(index)
+    rounds = itertools.zip_longest(*classes.values())
+    in_turn = [index for indices in rounds for index in indices if index is not None]
+    return [alternatives[index] for index in sorted(in_turn[:limit])]
+
+
+def within_states(
+    branches: Sequence[ExecutedBranch], trajectories: Sequence[ExpertTrajectory], config: WorldModelConfig
+) -> Sequence[ExecutedBranch]:
+    """Return the branches whose states have no more alternatives than the world model may learn of one.
+
+    Args:
+        branches: branches of the set, in the order of the expert file; the expert's own are kept.
+        trajectories: trajectories of the expert file.
+        config: how many alternatives a state may have, and how they are chosen.
+    """
+    if config.per_state is None:
+        return branches
+    kept: list[ExecutedBranch] = []
+    for ref, in_state in itertools.groupby(branches, lambda branch: branch.ref):
+        here = list(in_state)
+        observation = trajectories[ref.trajectory].steps[ref.step].observation
+        others = [branch for branch in here if branch.proposer != EXPERT]
+        kept += (branch for branch in here if branch.proposer == EXPERT)
+        kept += chosen_alternatives(others, config.per_state, observation, config.balanced)
+    return kept
 
 
 def allowed_branches(branches: Sequence[ExecutedBranch], config: WorldModelConfig) -> list[ExecutedBranch]:

@@ -9,7 +9,7 @@ from verl_ee.config import EarlyExperienceConfig, Objective, StageConfig, built
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import StoreError
 from verl_ee.experience.store import ExecutedBranch, read_branches
-from verl_ee.objectives.branch_selection import allowed_branches, within_budget
+from verl_ee.objectives.branch_selection import allowed_branches, within_budget, within_states
 from verl_ee.objectives.examples import Encoder, Example, ExampleSet, encode, within_length
 from verl_ee.objectives.reflection.rationales import read_rationales
 from verl_ee.objectives.rows import Row, imitation_rows, reflection_rows, world_model_rows
@@ -86,7 +86,8 @@ class StageRows:
     def _branches(self) -> Sequence[ExecutedBranch]:
         """Return the branches that the settings and the budget of the world model let through."""
         config = self._config.world_model
-        branches = allowed_branches(read_branches(self._stores[config.collect]), config)
+        branches = within_states(read_branches(self._stores[config.collect]), self._trajectories, config)
+        branches = allowed_branches(branches, config)
         return within_budget(branches, self._budget(), config.seed)
 
     def _summary_of(self, branch: ExecutedBranch, summaries: Mapping[str, str]) -> str:

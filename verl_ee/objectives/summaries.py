@@ -138,7 +138,7 @@ def write_summaries(
     """
     path = folder / SUMMARIES_FILE
 
-    def record(request: SummaryRequest, text: str) -> Summary:
+    def record(request: SummaryRequest, text: str, cause: str) -> Summary:
         return Summary(request.transition, text, writer.kind)
 
     summaries = write_missing_texts(path, SUMMARY_SCHEMA, Summary, requests, writer, record)

@@ -7,6 +7,7 @@ Tau-Bench, summaries in WebShop, SearchQA and WebArena, templated text in Travel
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from string import Template
 
@@ -18,6 +19,8 @@ from verl_ee.prompts.state import State
 TargetBuilder = Callable[[State, ExecutedBranch], str]
 FIELDS = ("task", "observation", "action", "outcome", "verdict", "end")
 NO_CHANGE = "Nothing changes."
+MAX_PARTNERS = 100_000
+"""Pairs of equal lines of two observations, up to which a difference tries each."""
 
 
 def target_builder(config: WorldModelConfig, summaries: Mapping[str, str] | None = None) -> TargetBuilder:
@@ -46,10 +49,26 @@ def difference_target(state: State, branch: ExecutedBranch) -> str:
     """Return the lines of the observation that the state's own observation does not have, and those that are gone.
 
     A line that is new begins with `+ `, one that is gone with `- `; an observation that is the same is `NO_CHANGE`.
+    Lines are compared as wholes, and where some have been replaced those that are gone come first.
     """
     before, after = state.observation.splitlines(), branch.outcome.observation.splitlines()
-    changes = [line for line in difflib.ndiff(before, after) if line[:2] in ("+ ", "- ")]
+    changes: list[str] = []
+    for _, gone_from, gone_to, new_from, new_to in _line_matcher(before, after).get_opcodes():
+        if before[gone_from:gone_to] != after[new_from:new_to]:
+            changes += (f"- {line}" for line in before[gone_from:gone_to])
+            changes += (f"+ {line}" for line in after[new_from:new_to])
     return "\n".join(changes) or NO_CHANGE
+
+
+def _line_matcher(before: list[str], after: list[str]) -> difflib.SequenceMatcher[str]:
+    """Return the matcher of two texts, line by line.
+
+    A line that comes often, as an empty one, has many partners, and all of them would be tried again and again. Past a
+    limit only rarer lines find each other, and the frequent ones beside them follow.
+    """
+    counts = Counter(after)
+    partners = sum(counts[line] for line in before)
+    return difflib.SequenceMatcher(None, before, after, autojunk=partners > MAX_PARTNERS)
 
 
 def summary_target(summaries: Mapping[str, str]) -> TargetBuilder:

@@ -125,7 +125,7 @@ class DataPreparation:
             return
         began, config = time.monotonic(), self.early.reflection
         branches = read_branches(store)
-        to_explain = situations(experts.trajectories, branches, self.early.history_length, config.k)
+        to_explain = situations(experts.trajectories, branches, self.early.history_length, config.k, config.balanced)
         writer_config = self.early.writer(config.writer)
         writer = TemplateWriter() if writer_config.kind == "template" else self._writer(config.writer, writer_config)
         rationales = write_rationales(self.folder.files, to_explain, writer, config.gates, config.min_accepted or 0.0)

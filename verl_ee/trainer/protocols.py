@@ -67,9 +67,11 @@ class Response(Protocol):
 
     Attributes:
         token_ids: token ids of the response, its end included.
+        stop_reason: why the server ended it, as far as it says; `completed` may also be a response without an end.
     """
 
     token_ids: Sequence[int]
+    stop_reason: str | None
 
 
 class ServerClient(Protocol):

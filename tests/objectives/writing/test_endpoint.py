@@ -14,6 +14,7 @@ from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
+import openai
 import pytest
 from support.rationale_requests import (
     MAX_TOKENS,
@@ -72,28 +73,53 @@ def test_as_many_requests_as_allowed_are_under_way_at_a_time(
     assert server.asked.total() == len(states)
 
 
+def test_no_limit_of_the_client_library_holds_requests_back(
+    server: Endpoint, states: list[Situation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody is answered before twelve have asked, and the library's clients have two connections if none are set.
+    limits = type(openai.DEFAULT_CONNECTION_LIMITS)(max_connections=2)
+    monkeypatch.setattr("openai._base_client.DEFAULT_CONNECTION_LIMITS", limits)
+    twelve = threading.Barrier(len(states))
+
+    def script(prompt: str, before: int) -> None:
+        twelve.wait(20)
+
+    server.script = script
+    write_missing(server, states, tmp_path, concurrency=len(states), retries=0)
+    assert server.most == server.asked.total() == len(states)
+
+
 @pytest.mark.parametrize(
-    ("reply", "text"),
+    ("reply", "text", "cause"),
     [
-        (completion(None), ""),
-        (completion(TEXT, finish_reason="length"), ""),
-        (completion(TEXT, finish_reason="content_filter"), ""),
-        (completion(message={"role": "assistant"}), ""),
-        (completion(message={"role": "assistant", "content": {"text": TEXT}}), ""),
-        (completion(TEXT, usage=None), TEXT),
-        (completion(TEXT, usage={"prompt_tokens": "many", "completion_tokens": -5}), TEXT),
-        (completion(TEXT, usage="much"), TEXT),
-        (completion(f"{TEXT} \ud83d"), f"{TEXT} ?"),
-        (completion(f"\n {TEXT}\u0000 \U0001f600 "), f"{TEXT}\u0000 \U0001f600"),
+        (completion(None), "", ": the server's answer has no text"),
+        (completion(TEXT, finish_reason="length"), "", f": cut off at max_tokens={MAX_TOKENS}"),
+        (
+            completion(TEXT, finish_reason="content_filter"),
+            "",
+            ": the server ended it with finish_reason='content_filter'",
+        ),
+        (completion(message={"role": "assistant"}), "", ": the server's answer has no text"),
+        (
+            completion(message={"role": "assistant", "content": {"text": TEXT}}),
+            "",
+            ": the server's answer has no text",
+        ),
+        (completion(" "), "", ""),
+        (completion(TEXT, usage=None), TEXT, ""),
+        (completion(TEXT, usage={"prompt_tokens": "many", "completion_tokens": -5}), TEXT, ""),
+        (completion(TEXT, usage="much"), TEXT, ""),
+        (completion(f"{TEXT} \ud83d"), f"{TEXT} ?", ""),
+        (completion(f"\n {TEXT}\u0000 \U0001f600 "), f"{TEXT}\u0000 \U0001f600", ""),
     ],
 )
 def test_an_odd_answer_is_an_answer(
-    reply: Reply, text: str, server: Endpoint, states: list[Situation], tmp_path: Path
+    reply: Reply, text: str, cause: str, server: Endpoint, states: list[Situation], tmp_path: Path
 ) -> None:
     server.script = fails_for(states[1:2], reply)
     written = write_missing(server, states, tmp_path)
     assert [item.text for item in written] == [text if index == 1 else TEXT for index in range(len(states))]
-    assert (written[1].gate, written[1].reason) == (("", "") if text else ("length", "is empty"))
+    assert (written[1].gate, written[1].reason) == (("", "") if text else ("length", f"is empty{cause}"))
     assert server.asked.total() == len(states)
     assert read_rationales(tmp_path) == written
 
@@ -120,7 +146,7 @@ def test_a_request_that_always_fails_is_given_up_and_the_rest_is_written(
     server.script = fails_for(states[3:4], (PASSING | GARBAGE)[name])
     written = write_missing(server, states, tmp_path)
     assert [item.text for item in written] == [*[TEXT] * 3, "", *[TEXT] * 8]
-    assert written[3].reason == "is empty"
+    assert written[3].reason == "is empty: its request failed"
     # Garbage was paid for, and so would be more of it.
     assert server.asked[prompt_of(states[3])] == (3 if name in PASSING else 1)
     check_whole(tmp_path, states)

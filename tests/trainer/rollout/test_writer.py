@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from support.stage_worlds import ENCODER, World, letters, text_of
@@ -16,6 +16,7 @@ from verl_ee.objectives.examples import Encoder
 from verl_ee.objectives.reflection.rationales import write_rationales
 from verl_ee.objectives.reflection.situations import situations, writer_prompt
 from verl_ee.objectives.summaries import read_summaries, summary_requests, write_summaries
+from verl_ee.objectives.writing.text_writing import NoText
 from verl_ee.prompts.text import Message
 from verl_ee.trainer.rollout.writer import PolicyWriter
 
@@ -28,35 +29,60 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path, 4, 2, 1)
 
 
+MAX_TOKENS = 20
+EOS, IM_END, TURN_END = 0, 1, 2
+"""Tokens that end a response: the tokenizer's, one of its control tokens, and one that it knows nothing of."""
+
+
 @dataclass
 class Client:
-    """Stands for verl's client of rollout servers: it answers with what it was asked, up to its end token or not."""
+    """Stands for verl's client of rollout servers: it numbers its answers.
+
+    Args:
+        cut: prompts that are longer get an answer without an end, which fills all its tokens.
+        end: token that ends the others.
+        stop_reason: as verl's vLLM servers say it, whether or not a response has an end.
+    """
 
     cut: int = 10_000
+    end: int | None = EOS
+    stop_reason: str | None = "completed"
     requested: list[str] = field(default_factory=list)
     sampled: list[dict[str, Any]] = field(default_factory=list)
 
     async def generate(self, request_id: str, prompt_ids: list[int], sampling_params: dict[str, Any]) -> Any:
         self.requested.append(text_of(prompt_ids))
         self.sampled.append(sampling_params)
-        ids = [*map(ord, f"Text {len(self.requested)}."), 0]
-        return SimpleNamespace(token_ids=ids if len(prompt_ids) < self.cut else ids[:-1])
+        ids = [*map(ord, f"Text {len(self.requested)}."), *([] if self.end is None else [self.end])]
+        ids = ids if len(prompt_ids) < self.cut else [*ids[:-1], *[ord("x")] * MAX_TOKENS][:MAX_TOKENS]
+        return SimpleNamespace(token_ids=ids, stop_reason=self.stop_reason)
 
 
 class Tokenizer:
-    eos_token_id = 0
+    """It skips its eos alone, and has another control token."""
+
+    all_special_tokens: ClassVar[list[str]] = ["<eos>"]
+
+    def __init__(self, eos_token_id: int | None = EOS) -> None:
+        self.eos_token_id = eos_token_id
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return {"<|im_end|>": IM_END}
+
+    def convert_ids_to_tokens(self, ids: int) -> str:
+        return {EOS: "<eos>", IM_END: "<|im_end|>"}.get(ids, chr(ids))
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         assert skip_special_tokens
-        return text_of([number for number in ids if number])
+        return "".join(self.convert_ids_to_tokens(number) for number in ids if number not in (EOS, TURN_END))
 
 
-def policy(client: Client, max_prompt: int | None = None) -> PolicyWriter:
-    config = WriterConfig(kind="policy", temperature=0.3, max_tokens=77)
-    return PolicyWriter(client, ENCODER, Tokenizer(), config, {"top_p": 0.8}, WINDOW, max_prompt)
+def policy(client: Client, max_prompt: int | None = None, eos: int | None = EOS) -> PolicyWriter:
+    config = WriterConfig(kind="policy", temperature=0.3, max_tokens=MAX_TOKENS)
+    return PolicyWriter(client, ENCODER, Tokenizer(eos), config, {"top_p": 0.8}, WINDOW, max_prompt)
 
 
-def texts(writer: PolicyWriter, requests: Sequence[Any]) -> list[str]:
+def texts(writer: PolicyWriter, requests: Sequence[Any]) -> list[str | NoText]:
     written = {request.key: text for request, text in writer.write(requests)}
     return [written[request.key] for request in requests]
 
@@ -79,16 +105,56 @@ def test_one_writer_writes_summaries_and_rationales(world: World) -> None:
         *(flat(item.prompt) for item in requests),
         *(flat(writer_prompt(item)) for item in states),
     ]
-    assert client.sampled == [{"top_p": 0.8, "temperature": 0.3, "max_tokens": 77}] * 5
+    assert client.sampled == [{"top_p": 0.8, "temperature": 0.3, "max_tokens": MAX_TOKENS}] * 5
 
 
-def test_what_is_cut_off_and_what_is_too_long_to_ask_is_empty(world: World) -> None:
+def test_what_is_cut_off_and_what_is_too_long_to_ask_gives_no_text(world: World) -> None:
     requests = summary_requests(world.trajectories, world.branches)[:3]
     requests[1] = replace(requests[1], outcome=replace(requests[1].outcome, observation="A long page. " * 100))
-    assert texts(policy(Client(cut=1000)), requests) == ["Text 1.", "", "Text 3."]
+    cut = NoText(f"cut off at max_tokens={MAX_TOKENS}")
+    assert texts(policy(Client(cut=1000)), requests) == ["Text 1.", cut, "Text 3."]
     client = Client()
-    assert texts(policy(client, max_prompt=1000), requests) == ["Text 1.", "", "Text 2."]
+    first, unasked, last = texts(policy(client, max_prompt=1000), requests)
+    assert (first, last) == ("Text 1.", "Text 2.")
+    length = len(letters(requests[1].prompt))
+    assert unasked == NoText(f"its prompt has {length} tokens, and the servers take 1000")
     assert len(client.requested) == 2
+
+
+@pytest.mark.parametrize("eos", [EOS, 999, None], ids=["right", "wrong", "none"])
+@pytest.mark.parametrize("end", [EOS, IM_END, TURN_END, None], ids=["eos", "control token", "unknown token", "none"])
+def test_a_response_that_is_shorter_than_it_may_be_has_ended_whatever_ends_it(
+    end: int | None, eos: int | None, world: World
+) -> None:
+    requests = summary_requests(world.trajectories, world.branches)[:2]
+    assert texts(policy(Client(end=end), eos=eos), requests) == ["Text 1.", "Text 2."]
+
+
+@pytest.mark.parametrize(("end", "whole"), [(EOS, True), (IM_END, True), (ord("."), False)])
+def test_a_response_that_fills_all_its_tokens_has_ended_with_an_end_token_alone(
+    end: int, whole: bool, world: World
+) -> None:
+    @dataclass
+    class Full(Client):
+        async def generate(self, *args: Any, **kwargs: Any) -> Any:
+            return SimpleNamespace(token_ids=[*[ord("x")] * (MAX_TOKENS - 1), end], stop_reason="completed")
+
+    written = texts(policy(Full()), summary_requests(world.trajectories, world.branches)[:1])
+    assert written == ["x" * (MAX_TOKENS - 1) if whole else NoText(f"cut off at max_tokens={MAX_TOKENS}")]
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause"),
+    [
+        ("length", f"cut off at max_tokens={MAX_TOKENS}"),
+        ("aborted", "its server gave the response up"),
+        ("abort", "its server gave the response up"),
+    ],
+)
+def test_a_response_that_its_server_broke_off_gives_no_text(reason: str, cause: str, world: World) -> None:
+    requests = summary_requests(world.trajectories, world.branches)[:1]
+    assert texts(policy(Client(end=None, stop_reason=reason)), requests) == [NoText(cause)]
+    assert texts(policy(Client(end=None, stop_reason="stop")), requests) == ["Text 1."]
 
 
 def test_the_policy_is_asked_through_the_encoder_of_its_rollouts(world: World) -> None:

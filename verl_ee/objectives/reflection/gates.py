@@ -14,6 +14,8 @@ from verl_ee.objectives.reflection import gate_patterns
 
 MIN_WORDS, MAX_WORDS = 8, 500
 """Length of a rationale; the upper bound is the soft cap of the release."""
+EMPTY = "is empty"
+"""Reason for which a rationale without a word is rejected."""
 COPIED_WORDS = 6
 """Consecutive words of an outcome that a rationale has from nowhere else, even if it only expects them."""
 REPEATED_WORDS = 4
@@ -53,7 +55,7 @@ def length(draft: RationaleDraft) -> str:
     """Reject an empty, very short or over-long rationale."""
     words = sum(any(map(str.isalnum, word)) for word in draft.text.split())
     if words == 0:
-        return "is empty"
+        return EMPTY
     if words < MIN_WORDS:
         return f"has {words} words, fewer than {MIN_WORDS}"
     return f"has {words} words, more than {MAX_WORDS}" if words > MAX_WORDS else ""

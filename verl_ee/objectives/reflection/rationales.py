@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ from verl_ee.config.base import ROOT
 from verl_ee.errors import ExampleError
 from verl_ee.experience.files.parquet import TableRow, read_table
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.objectives.reflection.gates import GATES, RationaleDraft, first_rejection
+from verl_ee.objectives.reflection.gates import EMPTY, GATES, RationaleDraft, first_rejection
 from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.writing.text_writing import TextWriter, write_missing_texts
 from verl_ee.prompts.text import state_text
@@ -106,8 +106,9 @@ def write_rationales(
     """
     path = folder / RATIONALES_FILE
 
-    def judge(situation: Situation, text: str) -> Rationale:
-        return _judged(situation, text, writer.kind, gates)
+    def judge(situation: Situation, text: str, cause: str) -> Rationale:
+        rationale = _judged(situation, text, writer.kind, gates)
+        return replace(rationale, reason=f"{EMPTY}: {cause}") if cause and rationale.reason == EMPTY else rationale
 
     rationales = write_missing_texts(path, RATIONALE_SCHEMA, Rationale, situations, writer, judge)
     _check_accepted(rationales, min_accepted, path)

@@ -15,6 +15,7 @@ from verl_ee.experience.expert_states import expert_states
 from verl_ee.experience.proposers import EXPERT
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import ExecutedBranch
+from verl_ee.objectives.branch_selection import chosen_alternatives
 from verl_ee.prompts.state import State
 from verl_ee.prompts.text import Message, state_text
 
@@ -60,6 +61,7 @@ def situations(
     branches: Iterable[ExecutedBranch],
     history_length: int,
     k: int | None = None,
+    balanced: bool = False,
 ) -> list[Situation]:
     """Return the states whose expert action was executed, in the order of the file.
 
@@ -69,6 +71,7 @@ def situations(
         history_length: past turns in a state.
         k: at most so many alternatives each, none of them the expert's own action; 0 grounds a rationale in the
             expert's outcome alone, None takes all.
+        balanced: choose these k from each class of outcome in turn (see `chosen_alternatives`).
 
     Raises:
         ExampleError: if no expert transition was executed.
@@ -84,8 +87,9 @@ def situations(
             continue
         trajectory = trajectories[ref.trajectory]
         expert_action = trajectory.steps[ref.step].action
-        alternatives = _alternatives(by_state[ref], expert_action, canonical_form(trajectory.environment))[:k]
+        others = _alternatives(by_state[ref], expert_action, canonical_form(trajectory.environment))
         state = states[ref.trajectory][ref.step]
+        alternatives = chosen_alternatives(others, k, state.observation, balanced)
         result.append(Situation(ref, state, expert_action, expert_branch, tuple(alternatives)))
     if not result:
         raise ExampleError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from verl_ee.config import WriterConfig
 from verl_ee.errors import ConfigError, ExampleError, WriteError
 from verl_ee.objectives.writing.sliding_window import as_they_come
 from verl_ee.objectives.writing.spending import TokenLedger
-from verl_ee.objectives.writing.text_writing import RequestT
+from verl_ee.objectives.writing.text_writing import NoText, RequestT, cut_off
 from verl_ee.prompts.text import Message
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds before the first further attempt, doubled for each one, and the most that a server may ask for."""
 FOR_NOW = (408, 409, 429)
 """Refusals that may pass, besides every error of the server's own."""
+FAILED = NoText("its request failed")
 SECRET = 8
 """Characters; a shorter key is no secret but the placeholder of a server without keys."""
 
@@ -70,16 +72,9 @@ class EndpointWriter:
         self._failures_in_a_row = 0
         self.stop: ExampleError | None = None
 
-    def write(self, requests: Sequence[RequestT], /) -> Iterator[tuple[RequestT, str]]:
-        """Yield each request with its text, empty where the server gave none; those to be asked again are missing."""
-        import openai
-
-        client = openai.AsyncOpenAI(
-            base_url=self._endpoint.url,
-            api_key=os.environ[self._endpoint.key_variable],
-            max_retries=0,
-            timeout=self._endpoint.timeout,
-        )
+    def write(self, requests: Sequence[RequestT], /) -> Iterator[tuple[RequestT, str | NoText]]:
+        """Yield each request with its text, if the server gave one; those to be asked again are missing."""
+        client = self._client()
         session, failed = _Session(client), list[RequestT]()
         window = self._endpoint.concurrency
         for request, text in as_they_come(
@@ -95,12 +90,29 @@ class EndpointWriter:
             yield request, text
             if self.stop is None:
                 # A failed request is given up only while the server answers others.
-                yield from ((given_up, "") for given_up in failed)
+                yield from ((given_up, FAILED) for given_up in failed)
                 failed.clear()
         if self.stop is None:
-            yield from ((given_up, "") for given_up in failed)
+            yield from ((given_up, FAILED) for given_up in failed)
 
-    async def _write_one(self, session: _Session, prompt: list[Message]) -> str | None:
+    def _client(self) -> openai.AsyncOpenAI:
+        """Return a client that holds a connection for every request under way."""
+        import openai
+
+        # Versions of the client differ in the package that carries its requests: httpx or httpx2.
+        transport = importlib.import_module(openai.DefaultAsyncHttpxClient.__bases__[0].__module__.partition(".")[0])
+        connections = self._endpoint.concurrency
+        # The client's own limit is a thousand connections; requests beyond them would wait until they time out.
+        limits = transport.Limits(max_connections=connections, max_keepalive_connections=connections)
+        return openai.AsyncOpenAI(
+            base_url=self._endpoint.url,
+            api_key=os.environ[self._endpoint.key_variable],
+            max_retries=0,
+            timeout=self._endpoint.timeout,
+            http_client=openai.DefaultAsyncHttpxClient(limits=limits),
+        )
+
+    async def _write_one(self, session: _Session, prompt: list[Message]) -> str | NoText | None:
         """Return the text of a request when its turn comes, and None if it failed or was not made."""
         most_tokens = _byte_count(prompt) + self._config.max_tokens
         async with session.ended:
@@ -117,15 +129,14 @@ class EndpointWriter:
             async with session.ended:
                 session.ended.notify_all()
 
-    async def _ask(self, client: openai.AsyncOpenAI, prompt: list[Message]) -> str | None:
-        """Return the text of the server, empty if it gave none, and None if the request failed."""
+    async def _ask(self, client: openai.AsyncOpenAI, prompt: list[Message]) -> str | NoText | None:
+        """Return the text of the server, and None if the request failed."""
         import openai
 
         try:
             answer = await self._answer(client, prompt)
             self._count(answer, prompt)
-            choice = answer.choices[0]
-            text = choice.message.content if choice.finish_reason == "stop" else ""
+            text = self._text_of(answer)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             self.stop = ExampleError(
                 f"{self._endpoint.url} refuses to serve model {self._endpoint.model!r} (status {error.status_code}). "
@@ -138,7 +149,17 @@ class EndpointWriter:
             self._count_failure(error)
             return None
         self._failures_in_a_row = 0
-        return self._without_key(text) if isinstance(text, str) else ""
+        return text
+
+    def _text_of(self, answer: ChatCompletion) -> str | NoText:
+        """Return the text of an answer, if the model ended it itself."""
+        choice = answer.choices[0]
+        if choice.finish_reason == "length":
+            return cut_off(self._config.max_tokens)
+        if choice.finish_reason != "stop":
+            return NoText(f"the server ended it with finish_reason={choice.finish_reason!r}")
+        text: object = choice.message.content
+        return self._without_key(text) if isinstance(text, str) else NoText("the server's answer has no text")
 
     async def _answer(self, client: openai.AsyncOpenAI, prompt: list[Message]) -> ChatCompletion:
         """Ask until the server answers, refuses for good, or has been asked often enough."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -17,6 +18,22 @@ from verl_ee.prompts.text import Message
 
 PART = 64
 """Texts that are put into a file together; a killed run loses no more."""
+
+
+@dataclass(frozen=True)
+class NoText:
+    """The text that a writer did not give.
+
+    Attributes:
+        cause: why, as the end of "is empty: ".
+    """
+
+    cause: str
+
+
+def cut_off(max_tokens: int) -> NoText:
+    """Return the text of a writer that had not ended it when it reached the limit."""
+    return NoText(f"cut off at max_tokens={max_tokens}")
 
 
 class TextRequest(Protocol):
@@ -61,11 +78,10 @@ class TextWriter(Protocol[RequestT]):
     kind: str
     stop: ExampleError | None
 
-    def write(self, requests: Sequence[RequestT], /) -> Iterator[tuple[RequestT, str]]:
-        """Yield each request with its text, as they come.
+    def write(self, requests: Sequence[RequestT], /) -> Iterator[tuple[RequestT, str | NoText]]:
+        """Yield each request with its text, as they come; `NoText` where the writer was cut off or could not write.
 
-        A text is empty where the writer had nothing to say or was cut off. If the writer stops, the requests that it
-        has left out are missing.
+        If the writer stops, the requests that it has left out are missing.
         """
 
 
@@ -75,7 +91,7 @@ def write_missing_texts(
     record_type: type[RecordT],
     requests: Sequence[RequestT],
     writer: TextWriter[RequestT],
-    record_of: Callable[[RequestT, str], RecordT],
+    record_of: Callable[[RequestT, str, str], RecordT],
 ) -> list[RecordT]:
     """Have a text written for every request that has none yet, and write all records into one file.
 
@@ -85,7 +101,7 @@ def write_missing_texts(
         record_type: type of its records.
         requests: all of them.
         writer: writer of the texts.
-        record_of: makes the record of a request and its text.
+        record_of: makes the record of a request, its text and, if the writer gave none, the cause.
 
     Returns:
         The records, in the order of the requests.
@@ -101,8 +117,9 @@ def write_missing_texts(
     with progress_bar(len(requests), path.stem, "text", initial=len(requests) - len(missing)) as bar:
         unkept: list[RecordT] = []
         try:
-            for request, text in writer.write(missing):
-                record = record_of(request, text.strip())
+            for request, written in writer.write(missing):
+                text, cause = (written.strip(), "") if isinstance(written, str) else ("", written.cause)
+                record = record_of(request, text, cause)
                 records[request.key] = record
                 unkept.append(record)
                 if len(unkept) == PART:

@@ -9,8 +9,12 @@ from verl_ee.config import WriterConfig
 from verl_ee.errors import ExampleError
 from verl_ee.objectives.examples import Encoder
 from verl_ee.objectives.writing.sliding_window import as_they_come
-from verl_ee.objectives.writing.text_writing import RequestT, TextRequest
-from verl_ee.trainer.protocols import SamplingParams, ServerClient, Tokenizer
+from verl_ee.objectives.writing.text_writing import NoText, RequestT, TextRequest, cut_off
+from verl_ee.trainer.protocols import Response, SamplingParams, ServerClient, Tokenizer
+from verl_ee.trainer.rollout.tokens import control_tokens
+
+ABORTED = ("aborted", "abort")
+"""Reasons of verl for a response that its server gave up."""
 
 
 class PolicyWriter:
@@ -41,21 +45,37 @@ class PolicyWriter:
             max_prompt: tokens of a prompt that the servers take; None: no limit.
         """
         self._client, self._encoder, self._tokenizer = client, encoder, tokenizer
-        self._window, self._max_prompt = window, max_prompt
+        self._window, self._max_prompt, self._max_tokens = window, max_prompt, config.max_tokens
+        self._control = frozenset(control_tokens(tokenizer))
         self._sampling = sampling | {"temperature": config.temperature, "max_tokens": config.max_tokens}
 
-    def write(self, requests: Sequence[RequestT], /) -> Iterator[tuple[RequestT, str]]:
-        """Yield each request with its text: empty where it was cut off by `max_tokens`, or its prompt is too long."""
+    def write(self, requests: Sequence[RequestT], /) -> Iterator[tuple[RequestT, str | NoText]]:
+        """Yield each request with its text, unless it was cut off by `max_tokens`, or its prompt is too long."""
         return as_they_come(requests, self._write, self._window)
 
-    async def _write(self, request: TextRequest) -> str:
+    async def _write(self, request: TextRequest) -> str | NoText:
         prompt = self._encoder.prompt(request.prompt)
         if self._max_prompt is not None and len(prompt) > self._max_prompt:
-            return ""
+            return NoText(f"its prompt has {len(prompt)} tokens, and the servers take {self._max_prompt}")
         # verl takes keys out of the parameters.
         sampling = self._sampling.copy()
         response = await self._client.generate(request_id=uuid4().hex, prompt_ids=prompt, sampling_params=sampling)
         token_ids = list(response.token_ids)
-        if not token_ids or token_ids[-1] != self._tokenizer.eos_token_id:
-            return ""
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        ends_with_control = bool(token_ids) and self._is_control(token_ids[-1])
+        if response.stop_reason in ABORTED:
+            return NoText("its server gave the response up")
+        if self._has_no_end(response) and not ends_with_control:
+            return cut_off(self._max_tokens)
+        # A tokenizer may not know the token that ends a turn as a special one.
+        return self._tokenizer.decode(token_ids[:-1] if ends_with_control else token_ids, skip_special_tokens=True)
+
+    def _has_no_end(self, response: Response) -> bool:
+        """Return whether a response took all the room that it had.
+
+        A shorter one has ended by itself, with whatever token its server knows as an end: a chat model may end its turn
+        with another token than the tokenizer's eos. vLLM servers of verl do not tell one from the other.
+        """
+        return response.stop_reason == "length" or len(response.token_ids) >= self._max_tokens
+
+    def _is_control(self, token: int) -> bool:
+        return token == self._tokenizer.eos_token_id or self._tokenizer.convert_ids_to_tokens(token) in self._control
