@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from verl_ee.config import PromptConfig
 from verl_ee.envs import ExpertStep, ExpertTrajectory
 from verl_ee.envs.household.env import Household
+from verl_ee.errors import ExpertFileError
 from verl_ee.experience.expert_states import expert_states
 from verl_ee.prompts.state import EpisodeHistory, State, Turn
 from verl_ee.prompts.text import render_policy
@@ -27,7 +31,7 @@ def test_an_episode_sees_what_an_expert_saw(length: int) -> None:
     for step, expected in zip(steps, states, strict=True):
         state = episode.state(observation, list(info["admissible_actions"]))
         assert state == expected
-        assert render_policy(state) == render_policy(expected)
+        assert render_policy(state, PromptConfig()) == render_policy(expected, PromptConfig())
         episode.act(observation, step.action)
         observation, _, _, _, info = env.step(step.action)
 
@@ -35,4 +39,10 @@ def test_an_episode_sees_what_an_expert_saw(length: int) -> None:
 def test_thoughts_of_an_expert_are_no_part_of_a_state() -> None:
     steps = (ExpertStep("o", "a", "secret"), ExpertStep("p", "b", "secret"))
     trajectory = ExpertTrajectory("x/Y-v0", "1", "t", "t", steps, "secret", True)
-    assert "secret" not in str([render_policy(state) for state in expert_states(trajectory, 5)])
+    assert "secret" not in str([render_policy(state, PromptConfig()) for state in expert_states(trajectory, 5)])
+
+
+def test_states_of_an_open_instruction_are_refused() -> None:
+    trajectory = replace(Household().expert_trajectory("train/0"), instruction=None)
+    with pytest.raises(ExpertFileError, match="task 'train/0' in verl_ee/Household-v0 leaves its instruction open"):
+        expert_states(trajectory, 5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verl_ee.envs import ExpertStep, ExpertTrajectory
+from verl_ee.envs import ExpertTrajectory
 from verl_ee.experience.branching.protocol import Fault, StateLostError
 from verl_ee.experience.branching.session import EnvironmentSession, StateView
 from verl_ee.experience.outcome import Outcome
@@ -106,14 +106,15 @@ class Replayer:
 
     def _prove(self, step: int, view: StateView, where: str) -> None:
         steps = self.trajectory.steps
-        recorded = steps[step] if step < len(steps) else ExpertStep(self.trajectory.final_observation, "")
-        if view.observation != recorded.observation:
+        is_last = step == len(steps)
+        observation = self.trajectory.final_observation if is_last else steps[step].observation
+        if observation is not None and view.observation != observation:
             raise StateLostError(
-                "observation",
-                f"{where}, the observation is {view.observation!r}, recorded was {recorded.observation!r}",
+                "observation", f"{where}, the observation is {view.observation!r}, recorded was {observation!r}"
             )
-        if recorded.admissible_actions is None or view.admissible_actions is None:
+        recorded = None if is_last else steps[step].admissible_actions
+        if recorded is None or view.admissible_actions is None:
             return
-        changed = set(recorded.admissible_actions) ^ set(view.admissible_actions)
+        changed = set(recorded) ^ set(view.admissible_actions)
         if changed:
             raise StateLostError("admissible actions", f"{where}, the admissible actions differ in {sorted(changed)}")
