@@ -13,7 +13,7 @@ import gymnasium
 
 from verl_ee.envs import Snapshots
 from verl_ee.experience.branching.host_meter import HostMeter
-from verl_ee.experience.branching.protocol import StateLostError, Usage
+from verl_ee.experience.branching.protocol import SeenState, StateLostError, Usage
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,20 @@ class StateView:
     def valid(self) -> bool:
         """Whether the last action was understood and possible; true where the environment does not say."""
         return bool(self.info.get("valid", True))
+
+    def seen(self) -> SeenState:
+        """Return what the info dict says of the state, besides the last action.
+
+        Raises:
+            StateLostError: if an instruction or an action in it cannot be stored as text.
+        """
+        instruction, listed = self.info.get("task"), self.admissible_actions
+        solved = self.info.get("success")
+        return SeenState(
+            None if instruction is None else checked_text(instruction, "instruction"),
+            None if listed is None else tuple(checked_text(action, "admissible action") for action in listed),
+            None if solved is None else bool(solved),
+        )
 
 
 @contextmanager
@@ -170,17 +184,21 @@ class EnvironmentSession:
             raise StateLostError("raised", f"{operation} raised {type(error).__name__}: {error}") from error
 
 
-def checked_text(observation: object) -> str:
-    """Return an observation if it is text that can be stored.
+def checked_text(text: object, name: str = "observation") -> str:
+    """Return a text that an environment gives, if it can be stored.
+
+    Args:
+        text: the text.
+        name: its name in messages.
 
     Raises:
         StateLostError: if it is not a str, or holds code points that UTF-8 has no form for.
     """
-    if not isinstance(observation, str):
-        raise StateLostError("not text", f"the observation is {type(observation).__name__}, expected str")
+    if not isinstance(text, str):
+        raise StateLostError("not text", f"the {name} is {type(text).__name__}, expected str")
     try:
-        observation.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError as error:
-        near = observation[max(error.start - 20, 0) : error.end + 20]
-        raise StateLostError("not text", f"the observation is not valid Unicode near {near!r}") from None
-    return observation
+        near = text[max(error.start - 20, 0) : error.end + 20]
+        raise StateLostError("not text", f"the {name} is not valid Unicode near {near!r}") from None
+    return text
