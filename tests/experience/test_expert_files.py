@@ -63,7 +63,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, trajectories: list[ExpertT
         version="1.2",
         task="t-7",
         instruction='Søk "x"\u2028and\x85then\nstop',
-        steps=(ExpertStep("a\r\nb", "né", "because\n…", ("né", "")), ExpertStep("", "", None, None)),
+        steps=(ExpertStep("a\r\nb", "né", "because\n…", ("né", ""), True), ExpertStep("", "", None, None)),
         final_observation="\x0b\x1c 終",
         success=False,
         kwargs={"a": [1, {"b": None}]},
@@ -76,6 +76,59 @@ def test_what_is_written_is_read_back(tmp_path: Path, trajectories: list[ExpertT
     assert read.path == path
     assert read.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert path.read_bytes().count(b"\n") == 4
+
+
+def test_what_a_play_can_find_out_may_be_left_open(path: Path, trajectories: list[ExpertTrajectory]) -> None:
+    def leave_open(row: Row) -> None:
+        row.update(instruction=None, final_observation=None)
+        row["steps"][0].update(admissible_actions=None, solved=None)
+
+    def take_out(row: Row) -> None:
+        del row["instruction"], row["final_observation"]
+        del row["steps"][0]["admissible_actions"], row["steps"][0]["solved"]
+
+    change(path, 1, leave_open)
+    change(path, 2, take_out)
+    first = [replace(item.steps[0], admissible_actions=None, solved=None) for item in trajectories]
+    assert list(load_experts(path, ID).trajectories) == [
+        replace(item, instruction=None, final_observation=None, steps=(step, *item.steps[1:]))
+        for item, step in zip(trajectories[:2], first, strict=False)
+    ] + [trajectories[2]]
+
+
+def test_a_file_of_the_first_version_is_read(path: Path, trajectories: list[ExpertTrajectory]) -> None:
+    def as_before(row: Row) -> None:
+        row["schema"] = "verl_ee.expert/1"
+        for step in row["steps"]:
+            del step["solved"]
+
+    change(path, 1, as_before)
+    (first,) = load_experts(path, ID, limit=1).trajectories
+    steps = tuple(replace(step, solved=None) for step in trajectories[0].steps)
+    assert first == replace(trajectories[0], steps=steps)
+
+
+def test_trajectories_that_did_not_solve_their_task_are_left_out_if_asked(
+    path: Path, trajectories: list[ExpertTrajectory]
+) -> None:
+    for line in (1, 3):
+        change(path, line, lambda row: row.update(success=False))
+    everything = load_experts(path, ID)
+    assert (len(everything.trajectories), everything.unsuccessful, everything.filtered_line) == (3, 0, "")
+    successful = load_experts(path, ID, experts_filter="successful")
+    assert successful.trajectories == (trajectories[1],)
+    assert (successful.chosen, successful.unsuccessful) == (1, 2)
+    assert successful.filtered_line == "experts: 2 of 3 trajectories did not solve their task and are left out"
+    change(path, 2, lambda row: row.update(success=False))
+    message = refusal(path, environment=ID, experts_filter="successful")
+    assert "'success' is false in all 3 trajectories" in message
+    assert "early_experience.experts_filter=all" in message
+
+
+def test_the_limit_counts_trajectories_that_pass_the_filter(path: Path, trajectories: list[ExpertTrajectory]) -> None:
+    change(path, 1, lambda row: row.update(success=False))
+    limited = load_experts(path, ID, limit=1, experts_filter="successful")
+    assert (limited.trajectories, limited.unsuccessful) == ((trajectories[1],), 1)
 
 
 def test_reading_stops_at_the_limit(path: Path, trajectories: list[ExpertTrajectory]) -> None:
@@ -166,12 +219,12 @@ def in_environment(edit: Callable[[Row], Any]) -> Callable[[Row], Any]:
     ("edit", "words"),
     [
         pytest.param(
-            with_value(schema="verl_ee.expert/2"),
-            ["verl_ee.expert/2", "reads verl_ee.expert/1", "Update"],
+            with_value(schema="verl_ee.expert/3"),
+            ["verl_ee.expert/3", "reads up to verl_ee.expert/2", "Update"],
             id="newer-schema",
         ),
-        pytest.param(with_value(schema="other/1"), ["'other/1'", "verl_ee.expert/1"], id="other-schema"),
-        pytest.param(lambda row: row.pop("schema"), ["'schema'", "verl_ee.expert/1"], id="no-schema"),
+        pytest.param(with_value(schema="other/1"), ["'other/1'", "verl_ee.expert/2"], id="other-schema"),
+        pytest.param(lambda row: row.pop("schema"), ["'schema'", "verl_ee.expert/2"], id="no-schema"),
         pytest.param(rename("instruction", "instructoin"), ["'instructoin'", "Did you mean 'instruction'"], id="key"),
         pytest.param(
             in_step(rename("action", "actoin")), ["step 1", "'actoin'", "Did you mean 'action'"], id="key-in-step"
@@ -184,7 +237,9 @@ def in_environment(edit: Callable[[Row], Any]) -> Callable[[Row], Any]:
         pytest.param(with_value(seed="1"), ["'seed' must be int", "str '1'"], id="seed-str"),
         pytest.param(with_value(seed=True), ["'seed' must be int", "bool True"], id="seed-bool"),
         pytest.param(with_value(success="yes"), ["'success' must be bool", "'yes'"], id="success-str"),
-        pytest.param(with_value(final_observation=None), ["'final_observation' must be str"], id="final-null"),
+        pytest.param(with_value(final_observation=3), ["'final_observation' must be str", "int 3"], id="final-int"),
+        pytest.param(with_value(instruction=["go"]), ["'instruction' must be str", "list"], id="instruction-list"),
+        pytest.param(in_step(with_value(solved="no")), ["step 1", "'solved' must be bool", "'no'"], id="solved-str"),
         pytest.param(with_value(environment=ID), ["'environment' must be dict", ID], id="environment-str"),
         pytest.param(in_environment(with_value(id=None)), ["'id' must be str"], id="id-null"),
         pytest.param(in_environment(with_value(kwargs=[1])), ["kwargs"], id="kwargs-list"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.prompts import BARE
 
 from verl_ee.envs import ExpertStep, ExpertTrajectory
 from verl_ee.envs.household.env import Household
+from verl_ee.errors import ExpertFileError
 from verl_ee.experience.expert_states import expert_states
 from verl_ee.prompts.state import EpisodeHistory, State, Turn
 from verl_ee.prompts.text import render_policy
@@ -37,3 +40,9 @@ def test_thoughts_of_an_expert_are_no_part_of_a_state() -> None:
     steps = (ExpertStep("o", "a", "secret"), ExpertStep("p", "b", "secret"))
     trajectory = ExpertTrajectory("x/Y-v0", "1", "t", "t", steps, "secret", True)
     assert "secret" not in str([render_policy(state, BARE) for state in expert_states(trajectory, 5)])
+
+
+def test_states_of_an_open_instruction_are_refused() -> None:
+    trajectory = replace(Household().expert_trajectory("train/0"), instruction=None)
+    with pytest.raises(ExpertFileError, match="task 'train/0' in verl_ee/Household-v0 leaves its instruction open"):
+        expert_states(trajectory, 5)

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
+from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ConfigError
+from verl_ee.experience.expert_files import ExpertFile
 from verl_ee.experience.provenance import (
     DECISIVE,
+    PLAYED_KEYS,
     StoreDifference,
     check_same_source,
     provenance_of,
     store_differences,
 )
+from verl_ee.experience.store import state_key
 
 ENVIRONMENT = EnvironmentConfig(id="verl_ee/Household-v0")
 
 
-def provenance(environment: EnvironmentConfig = ENVIRONMENT, sha256: str = "0a", count: int = 3, **config: Any) -> Any:
-    return provenance_of(environment, CollectConfig.model_validate(config), sha256, count)
+def experts(sha256: str = "0a", count: int = 3, unsuccessful: int = 0, unplayable: tuple[int, ...] = ()) -> ExpertFile:
+    trajectory = ExpertTrajectory(ENVIRONMENT.id, "1", "t", "Go.", (), "", True)
+    return ExpertFile(Path("experts.jsonl"), sha256, (trajectory,) * count, unsuccessful, unplayable)
+
+
+EXPERTS = experts()
+
+
+def provenance(environment: EnvironmentConfig = ENVIRONMENT, of: ExpertFile = EXPERTS, **config: Any) -> dict[str, str]:
+    return provenance_of(environment, CollectConfig.model_validate(config), of)
 
 
 def keys(one: dict[str, str], other: dict[str, str]) -> list[str]:
@@ -30,9 +43,28 @@ def keys(one: dict[str, str], other: dict[str, str]) -> list[str]:
 def test_every_input_is_part_of_the_provenance() -> None:
     first = provenance()
     assert keys(first, provenance()) == []
-    assert keys(first, provenance(sha256="0b")) == ["experts_sha256"]
-    assert keys(first, provenance(count=4)) == ["trajectories"]
+    assert keys(first, provenance(of=experts("0b"))) == ["experts_sha256"]
+    assert keys(first, provenance(of=experts(count=4))) == ["trajectories"]
+    assert keys(first, provenance(of=experts(unsuccessful=2))) == ["experts_filter"]
+    assert keys(first, provenance(of=experts(count=2, unplayable=(1,)))) == ["unplayable"]
     assert keys(first, provenance(EnvironmentConfig(id=ENVIRONMENT.id, kwargs={"size": "large"}))) == ["environment"]
+
+
+def test_a_store_that_does_not_say_what_was_left_out_left_out_nothing() -> None:
+    first = provenance()
+    older = {key: value for key, value in first.items() if key not in ("experts_filter", "unplayable")}
+    assert keys(older, first) == []
+    assert keys(older, provenance(of=experts(unsuccessful=2))) == ["experts_filter"]
+    assert keys(older, provenance(of=experts(count=2, unplayable=(1,)))) == ["unplayable"]
+
+
+def test_the_module_in_front_of_an_id_makes_no_difference() -> None:
+    with_module = EnvironmentConfig(id=f"verl_ee.envs:{ENVIRONMENT.id}")
+    assert provenance(with_module) == provenance()
+    older = provenance() | {"environment": provenance()["environment"].replace('"verl_ee/', '"verl_ee.envs:verl_ee/')}
+    assert keys(older, provenance()) == []
+    bare, prefixed = ({"id": env_id, "version": "1", "kwargs": {}} for env_id in ("own/Own-v0", "own:own/Own-v0"))
+    assert state_key(bare, "task", 7, ("go",)) == state_key(prefixed, "task", 7, ("go",))
 
 
 def test_a_default_that_is_written_out_makes_no_difference() -> None:
@@ -71,6 +103,10 @@ def test_differences_are_listed_in_order_and_the_schema_is_none() -> None:
 def test_a_store_of_another_source_is_refused_and_one_that_was_branched_differently_is_not() -> None:
     check_same_source(provenance(k=7), provenance(), "the store", ConfigError, "Collect again.")
     with pytest.raises(ConfigError) as raised:
-        check_same_source(provenance(count=4), provenance(), "the store", ConfigError, "Collect again.")
+        check_same_source(provenance(of=experts(count=4)), provenance(), "the store", ConfigError, "Collect again.")
     message = "the store was collected with another trajectories (4) than is used here (3). Collect again."
     assert str(raised.value) == message
+    other = provenance(of=experts(count=2, unplayable=(1,)))
+    check_same_source(other, provenance(), "the store", ConfigError, "Collect again.")
+    with pytest.raises(ConfigError, match="another unplayable"):
+        check_same_source(other, provenance(), "the store", ConfigError, "Collect again.", PLAYED_KEYS)

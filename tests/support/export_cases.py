@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
 from verl_ee.cli.exported_rows import config_of_files, rows_of
 from verl_ee.cli.main import main
-from verl_ee.config import CollectConfig, EnvironmentConfig, Objective
+from verl_ee.config import CollectConfig, EnvironmentConfig, Objective, PromptConfig
 from verl_ee.config.group import compose
 from verl_ee.envs.household.env import Household
 from verl_ee.errors import EarlyExperienceError
@@ -76,7 +76,7 @@ def store(tmp_path: Path, experts: ExpertFile) -> Path:
                 proposer = "admissible" if order else "expert"
                 branches.append(Branch(StateRef(index, step), order, proposer, "", "", key))
             state = transition_key(state, expert_step.action)
-    provenance = provenance_of(ENVIRONMENT, CollectConfig(), experts.sha256, len(experts.trajectories))
+    provenance = provenance_of(ENVIRONMENT, CollectConfig(), experts)
     write_store(tmp_path / "store", transitions, branches, provenance)
     return tmp_path / "store"
 
@@ -106,9 +106,9 @@ def examples(experts: ExpertFile, store: Path, reflections: Path, encoder: Encod
     """What a job builds."""
     trajectories = experts.trajectories
     rows: dict[Objective, Iterable[Row]] = {
-        "imitation": imitation_rows(trajectories, HISTORY),
+        "imitation": imitation_rows(trajectories, HISTORY, PromptConfig()),
         "world_model": world_model_rows(trajectories, read_branches(store), HISTORY),
-        "reflection": reflection_rows(trajectories, read_rationales(reflections), HISTORY),
+        "reflection": reflection_rows(trajectories, read_rationales(reflections), HISTORY, PromptConfig()),
     }
     return {objective: list(encode(items, encoder)) for objective, items in rows.items()}
 

@@ -37,7 +37,13 @@ def letters(messages: list[Message]) -> list[int]:
 ENCODER = Encoder(letters, lambda text: list(map(ord, text)))
 
 
-def write_branches(folder: Path, trajectories: Sequence[ExpertTrajectory], valid: int, refused: int) -> Path:
+def write_branches(
+    folder: Path,
+    trajectories: Sequence[ExpertTrajectory],
+    valid: int,
+    refused: int,
+    provenance: Mapping[str, str] | None = None,
+) -> Path:
     """A store with the expert's own outcome in each state, and so many alternatives that are taken or refused."""
     transitions, branches = [], []
     for index, trajectory in enumerate(trajectories):
@@ -49,7 +55,7 @@ def write_branches(folder: Path, trajectories: Sequence[ExpertTrajectory], valid
                 transitions.append(Transition(key, f"{index} {step}", trajectory.task, (), outcome))
                 proposer = "admissible" if order else "expert"
                 branches.append(Branch(StateRef(index, step), order, proposer, "", "", key))
-    write_store(folder, transitions, branches, {})
+    write_store(folder, transitions, branches, provenance or {})
     return folder
 
 

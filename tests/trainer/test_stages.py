@@ -40,12 +40,12 @@ def calls(early: EarlyExperienceConfig, tmp_path: Path, monkeypatch: pytest.Monk
 
         closed = False
 
-        def __init__(self, folder: Path, trajectories: Any, *_: Any) -> None:
-            self.folder, self.trajectories = folder, trajectories
+        def __init__(self, folder: Path, trajectories: Any, *others: Any) -> None:
+            self.folder, self.trajectories, self.provenance = folder, trajectories, others[-1]
 
         def run(self, *_: Any) -> CollectionResult:
             calls.append("collect")
-            write_branches(self.folder, self.trajectories, 2, 0)
+            write_branches(self.folder, self.trajectories, 2, 0, self.provenance)
             return CollectionResult()
 
     monkeypatch.setattr(data_preparation, "Collection", CollectionHere)

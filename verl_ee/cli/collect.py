@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from verl_ee.cli.options import Commands, RenamedOption, add_environment, environment_of
+from verl_ee.cli.options import Commands, RenamedOption, add_environment, add_experts_filter, environment_of
 from verl_ee.errors import ConfigError
 
 OPTIONS = {
@@ -34,6 +34,7 @@ def add_to(commands: Commands) -> None:
     )
     add_environment(parser)
     parser.add_argument("--experts", type=Path, required=True, metavar="FILE", help="expert file")
+    add_experts_filter(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the transition store")
     for key, text in OPTIONS.items():
         parser.add_argument(f"--{key.replace('_', '-')}", metavar="VALUE", help=text)
@@ -48,11 +49,14 @@ def _collect(args: argparse.Namespace) -> None:
     from verl_ee.config import collect_config
     from verl_ee.experience.branching.workers import connect_ray
     from verl_ee.experience.collecting.collection import Collection
+    from verl_ee.experience.collecting.collection_folder import CollectionFolder
+    from verl_ee.experience.collecting.completed_experts import completed_experts
+    from verl_ee.experience.collecting.completion import open_line
     from verl_ee.experience.collecting.prediction import predict
     from verl_ee.experience.cost import read_prices
     from verl_ee.experience.expert_files import load_experts
     from verl_ee.experience.proposers import LISTED
-    from verl_ee.experience.provenance import provenance_of
+    from verl_ee.experience.provenance import provenance_of, source_of
     from verl_ee.report.collecting import collected_text, prediction_text
 
     config = collect_config({key: getattr(args, key) for key in OPTIONS if getattr(args, key) is not None})
@@ -63,13 +67,19 @@ def _collect(args: argparse.Namespace) -> None:
         )
     environment = environment_of(args)
     prices = read_prices(args.prices) if args.prices else None
-    experts = load_experts(args.experts, environment.id, environment.kwargs)
+    experts = load_experts(args.experts, environment.id, environment.kwargs, None, args.experts_filter)
+    if experts.filtered_line:
+        print(experts.filtered_line)
     connect_ray()
     if args.dry_run:
         prediction = predict(args.out, experts.trajectories, environment, config)
         print(prediction_text(prediction, prices))
+        if open_parts := open_line(experts.trajectories):
+            print(f"not counted: the plays that complete what the expert file leaves open ({open_parts})")
         return
-    provenance = provenance_of(environment, config, experts.sha256, len(experts.trajectories))
+    CollectionFolder(args.out).check_source(source_of(environment, experts), config.key("cache"))
+    experts = completed_experts(args.out, experts, environment, config)
+    provenance = provenance_of(environment, config, experts)
     collection = Collection(args.out, experts.trajectories, environment, config, provenance)
     if collection.closed:
         print(f"{args.out} has been collected already. Look at it with `verl-ee inspect {args.out}`.")

@@ -16,8 +16,11 @@ from verl_ee.config.group import FOLDER
 from verl_ee.config.models import Objective
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ConfigError, StageError, StoreError, not_yaml
+from verl_ee.experience.collecting.completed_experts import kept_experts
+from verl_ee.experience.collecting.completion import open_line
 from verl_ee.experience.expert_files import ExpertFile, load_experts
-from verl_ee.experience.provenance import check_same_source, provenance_of
+from verl_ee.experience.progress import plugin_logger
+from verl_ee.experience.provenance import PLAYED_KEYS, check_same_source, provenance_of
 from verl_ee.experience.store import read_provenance
 from verl_ee.objectives.reflection.rationales import Rationale, read_rationales
 from verl_ee.objectives.row_files import STEMS, read_rows
@@ -25,6 +28,8 @@ from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageRows
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import RunState
+
+logger = plugin_logger(__name__)
 
 
 def rows_of(config: EarlyExperienceConfig, texts: Path) -> dict[Objective, Iterable[Row]]:
@@ -45,9 +50,9 @@ def rows_of(config: EarlyExperienceConfig, texts: Path) -> dict[Objective, Itera
             "it, token by token, which has no form as messages. Add demonstrations=null to export the expert file."
         )
     environment = config.environment
-    experts = load_experts(config.experts, environment.id, environment.kwargs, config.max_experts)
     given_rows = read_rows(config.examples)
     stores = {name: Path(path).expanduser() for name, path in config.stores.items()}
+    experts = _experts(config, [texts, *stores.values()])
     objectives = built(config, list(given_rows))
     if "world_model" in objectives:
         _check_store(stores, config.world_model.collect, experts, environment)
@@ -55,6 +60,23 @@ def rows_of(config: EarlyExperienceConfig, texts: Path) -> dict[Objective, Itera
         _check_states(read_rationales(texts), experts.trajectories, texts)
     rows = StageRows(config, experts.trajectories, stores, texts, given_rows)
     return {objective: rows.rows(objective) for objective in STEMS if objective in built(config)}
+
+
+def _experts(config: EarlyExperienceConfig, folders: Sequence[Path]) -> ExpertFile:
+    """Return the experts as a job has them: completed, if a folder has them so."""
+    environment = config.environment
+    experts = load_experts(
+        config.experts, environment.id, environment.kwargs, config.max_experts, config.experts_filter
+    )
+    if experts.filtered_line:
+        logger.warning(experts.filtered_line)
+    experts = kept_experts(folders, experts, environment)
+    if open_parts := open_line(experts.trajectories):
+        logger.warning(
+            f"{config.experts} leaves open {open_parts}. Where {environment.id} gives it, a job completes it, and its "
+            "prompts differ from these: export a run, or complete the file with `verl-ee experts complete`."
+        )
+    return experts
 
 
 def config_of_run(folder: RunFolder, settings: Sequence[str]) -> EarlyExperienceConfig:
@@ -74,7 +96,8 @@ def config_of_run(folder: RunFolder, settings: Sequence[str]) -> EarlyExperience
             f"{folder.state_path} does not say what a run was set to. Name the trainer.default_local_dir of a run, or "
             "files with --env and --experts."
         )
-    kept = OmegaConf.create({ROOT: {}})
+    # A run of version 0.2 or before, which does not say, used all.
+    kept = OmegaConf.create({ROOT: {"experts_filter": "all"}})
     for key, value in state.identity.items():
         if key.startswith(f"{ROOT}."):
             OmegaConf.update(kept, key, value)
@@ -134,9 +157,9 @@ def _check_store(stores: dict[str, Path], name: str, experts: ExpertFile, enviro
     """Refuse a store that is not named, or was collected from other trajectories."""
     if name not in stores:
         raise ConfigError(f"The world model reads the branches {name!r}, and no store has them. Add --store FOLDER.")
-    expected = provenance_of(environment, CollectConfig(), experts.sha256, len(experts.trajectories))
+    expected = provenance_of(environment, CollectConfig(), experts)
     fix = "Name the expert file and environment of the store."
-    check_same_source(read_provenance(stores[name]), expected, str(stores[name]), StoreError, fix)
+    check_same_source(read_provenance(stores[name]), expected, str(stores[name]), StoreError, fix, PLAYED_KEYS)
 
 
 def _check_states(rationales: Iterable[Rationale], trajectories: Sequence[ExpertTrajectory], folder: Path) -> None:

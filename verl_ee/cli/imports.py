@@ -28,6 +28,12 @@ def add_to(commands: Commands) -> None:
         "--goal", metavar="REGEX", help="agentgym: pattern that finds the instruction in the first observation"
     )
     parser.add_argument(
+        "--instruction",
+        choices=("first", "environment"),
+        default="first",
+        help="agentgym, without --goal: the instruction is the first message, or left to the environment",
+    )
+    parser.add_argument(
         "--success", action="store_true", help="agentgym: count items that do not say whether they are solved as solved"
     )
     parser.set_defaults(run=_import)
@@ -55,6 +61,8 @@ def _import_agentgym(args: argparse.Namespace) -> None:
         raise ConfigError("--format agentgym needs --env ID: an expert file names the environment it is for.")
     environment = environment_of(args)
     trajectories = (
-        trajectory for path in args.path for trajectory in read_agentgym(path, environment, args.goal, args.success)
+        trajectory
+        for path in args.path
+        for trajectory in read_agentgym(path, environment, args.goal, args.success, args.instruction)
     )
     print(f"{write_experts(args.out, trajectories)} trajectories in {args.out}")

@@ -64,6 +64,16 @@ def add_kwargs(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_experts_filter(parser: argparse.ArgumentParser) -> None:
+    """Add `--experts-filter`."""
+    parser.add_argument(
+        "--experts-filter",
+        choices=("successful", "all"),
+        default="successful",
+        help="trajectories of the expert file that are used: those that solved their task (default), or all",
+    )
+
+
 def environment_of(args: argparse.Namespace) -> EnvironmentConfig:
     """Return the environment that `--env` and `--kwarg` name.
 

@@ -11,7 +11,7 @@ from verl_ee.config.collecting import CollectConfig, EnvironmentConfig
 from verl_ee.config.objectives import WRITERS, ReflectionConfig, WorldModelConfig, WriterConfig
 
 Objective = Literal["world_model", "imitation", "reflection"]
-RESERVED = ("base", "collect", "reflect", "summarise", "hand_over", "grpo", "store", "cache", "lock")
+RESERVED = ("base", "complete", "collect", "reflect", "summarise", "hand_over", "grpo", "store", "cache", "lock")
 """Names that a stage may not have: other stages and folders of a run have them."""
 
 

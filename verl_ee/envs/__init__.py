@@ -20,6 +20,7 @@ from verl_ee.envs.contract import (
     make,
     nondeterministic,
     version_of,
+    without_module,
 )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "nondeterministic",
     "register_envs",
     "version_of",
+    "without_module",
 ]
 
 ENTRY_POINTS = {"verl_ee/Household-v0": "verl_ee.envs.household.env:Household"}

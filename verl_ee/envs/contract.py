@@ -48,25 +48,27 @@ class ExpertStep:
         action: the action taken.
         thought: the reason for the action, or None.
         admissible_actions: actions that the environment listed before the action, or None.
+        solved: whether the task was solved before the step; None: not known.
     """
 
     observation: str
     action: str
     thought: str | None = None
     admissible_actions: tuple[str, ...] | None = None
+    solved: bool | None = None
 
 
 @dataclass(frozen=True)
 class ExpertTrajectory:
-    """One episode of an expert, with all that is needed to repeat it.
+    """One episode of an expert, with all that is needed to repeat it. None leaves open what a play can find out.
 
     Attributes:
         environment: Gymnasium id.
         version: version of the environment (see `version_of`).
         task: id of the task.
-        instruction: the instruction that the agent was given.
+        instruction: the instruction that the agent was given, or None where it is open.
         steps: the steps, in order.
-        final_observation: the observation after the last action.
+        final_observation: the observation after the last action, or None where it is open.
         success: whether the task was solved.
         kwargs: arguments of the environment.
         seed: seed of the reset, or None where the task alone decides.
@@ -75,9 +77,9 @@ class ExpertTrajectory:
     environment: str
     version: str
     task: str
-    instruction: str
+    instruction: str | None
     steps: tuple[ExpertStep, ...]
-    final_observation: str
+    final_observation: str | None
     success: bool
     kwargs: Mapping[str, object] = field(default_factory=dict)
     seed: int | None = None
@@ -222,6 +224,11 @@ def canonical_form(env_id: str) -> CanonicalForm:
     return form
 
 
+def without_module(env_id: str) -> str:
+    """Return an id without the module that registers it: two ids that differ in it name one environment."""
+    return env_id.rpartition(":")[2]
+
+
 def nondeterministic(env_id: str) -> bool:
     """Return whether an environment is registered as one in which the same actions may lead to other observations.
 
@@ -241,7 +248,8 @@ def _spec(env_id: str) -> EnvSpec:
         ids = list(gymnasium.registry)
         near = difflib.get_close_matches(env_id, ids, n=3)
         offered = {name for name in ids if name.startswith(NAMESPACE)} | set(near)
-        raise EnvError(f"No environment has the id {env_id!r}. {did_you_mean(env_id, offered)}") from error
+        own = "" if module else " An environment of your own is named MODULE:ID, with the module that registers it."
+        raise EnvError(f"No environment has the id {env_id!r}. {did_you_mean(env_id, offered)}{own}") from error
 
 
 def _import(module: str) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from verl_ee.config import EnvironmentConfig
 from verl_ee.envs import ExpertStep, ExpertTrajectory, arguments, version_of
@@ -15,11 +16,17 @@ from verl_ee.experience.files.json_lines import JsonObject, Value, check_keys, r
 ACTION, THOUGHT = "Action:", "Thought:"
 SIDES = ("human", "gpt")
 """The two sides of a conversation, in the order in which they take turns."""
+Instruction = Literal["first", "environment"]
+"""Origin of an instruction: the first message of the conversation, or the environment, when it is played."""
 _check_keys = partial(check_keys, error=ExpertFileError)
 
 
 def read_agentgym(
-    path: Path, environment: EnvironmentConfig, goal: str | None = None, success: bool = False
+    path: Path,
+    environment: EnvironmentConfig,
+    goal: str | None = None,
+    success: bool = False,
+    instruction: Instruction = "first",
 ) -> Iterator[ExpertTrajectory]:
     """Yield the trajectories of a file: a JSON array, as AgentGym writes it, or JSON lines.
 
@@ -27,15 +34,19 @@ def read_agentgym(
         path: the file.
         environment: the environment that the trajectories are said to come from; its installed version is recorded.
         goal: regular expression for the instruction in the first observation, its first group if it has one; None
-            takes the first message, which is the same for all tasks of an environment.
+            leaves the instruction to `instruction`.
         success: success of the trajectories that do not say theirs.
+        instruction: `first` takes the first message, which is the same for all tasks of an environment; `environment`
+            leaves the instruction open.
 
     Raises:
-        ConfigError: if `goal` is not a regular expression.
+        ConfigError: if `goal` is not a regular expression, or the instruction is left open besides.
         EnvError: if the environment is unknown or does not take its arguments.
         ExpertFileError: with file, place, what is wrong and what to do.
     """
     pattern = _compiled(goal)
+    if pattern is not None and instruction == "environment":
+        raise ConfigError("--goal and --instruction environment both say where the instruction is. Give one of them.")
     arguments(environment.id, environment.kwargs)
     version = version_of(environment.id)
     is_empty = True
@@ -50,9 +61,9 @@ def read_agentgym(
             version=version,
             kwargs=environment.kwargs,
             task=_task(item, where),
-            instruction=texts[0] if pattern is None else _goal(pattern, observations[0], f"{where}, message 3"),
+            instruction=_instruction(texts, pattern, instruction, where),
             steps=tuple(_steps(observations, responses, where)),
-            final_observation=observations[-1] if len(observations) > len(responses) else "",
+            final_observation=observations[-1] if len(observations) > len(responses) else None,
             success=_typed(item, "success", bool, where) if "success" in item else success,
         )
     if is_empty:
@@ -119,6 +130,14 @@ def _task(item: JsonObject, where: str) -> str:
     if isinstance(task, bool) or not isinstance(task, str | int):
         raise ExpertFileError(f"{where}: 'item_id' must be text or a number, found {task!r}.")
     return str(task)
+
+
+def _instruction(
+    texts: Sequence[str], pattern: re.Pattern[str] | None, instruction: Instruction, where: str
+) -> str | None:
+    if pattern is not None:
+        return _goal(pattern, texts[2], f"{where}, message 3")
+    return texts[0] if instruction == "first" else None
 
 
 def _goal(pattern: re.Pattern[str], observation: str, where: str) -> str:

@@ -5,35 +5,56 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from verl_ee.envs import ExpertStep, ExpertTrajectory, arguments, version_of
+from verl_ee.envs import ExpertStep, ExpertTrajectory, arguments, version_of, without_module
 from verl_ee.errors import EnvError, ExpertFileError
 from verl_ee.experience.files.atomic import atomic
 from verl_ee.experience.files.json_lines import JsonObject, Value, check_keys, check_schema, parse_object, typed_value
 
 SCHEMA = "verl_ee.expert"
-VERSION = 1
+VERSION = 2
 _KEYS = {"schema", "environment", "task", "seed", "instruction", "steps", "final_observation", "success"}
-_STEP_KEYS = {"observation", "action", "thought", "admissible_actions"}
+_STEP_KEYS = {"observation", "action", "thought", "admissible_actions", "solved"}
+ExpertsFilter = Literal["successful", "all"]
+"""Trajectories of a file that are used: those that solved their task, or all."""
 _check_keys = partial(check_keys, error=ExpertFileError)
 
 
 @dataclass(frozen=True)
 class ExpertFile:
-    """The content of an expert file.
+    """The trajectories of an expert file that are used. The index of a trajectory counts these alone.
 
     Attributes:
         path: the file.
         sha256: hash of its bytes, hexadecimal.
-        trajectories: its trajectories in their order, at least one.
+        trajectories: the trajectories in their order, at least one.
+        unsuccessful: number of trajectories that are left out because they did not solve their task.
+        unplayable: trajectories that are left out because the environment does not show what they recorded; their
+            indices among all that passed the filter.
     """
 
     path: Path
     sha256: str
     trajectories: tuple[ExpertTrajectory, ...]
+    unsuccessful: int = 0
+    unplayable: tuple[int, ...] = ()
+
+    @property
+    def chosen(self) -> int:
+        """Number of trajectories that passed the filter and the limit, those that cannot be played included."""
+        return len(self.trajectories) + len(self.unplayable)
+
+    @property
+    def filtered_line(self) -> str:
+        """How many trajectories the filter left out, for a log; empty if it left out none."""
+        if not self.unsuccessful:
+            return ""
+        read = self.chosen + self.unsuccessful
+        return f"experts: {self.unsuccessful} of {read} trajectories did not solve their task and are left out"
 
 
 def write_experts(path: Path, trajectories: Iterable[ExpertTrajectory]) -> int:
@@ -51,14 +72,17 @@ def load_experts(
     environment: str | None = None,
     kwargs: Mapping[str, object] | None = None,
     limit: int | None = None,
+    experts_filter: ExpertsFilter = "all",
 ) -> ExpertFile:
     """Read and check an expert file.
 
     Args:
         path: the file.
-        environment: id that every line must name, if given; the installed version is compared as well.
+        environment: id that every line must name, if given; the installed version is compared as well. The module in
+            front of an id makes no difference; the trajectories get this id.
         kwargs: environment arguments that every line must name, if given.
-        limit: read at most so many trajectories.
+        limit: read until there are so many trajectories that pass the filter.
+        experts_filter: `successful` leaves out trajectories that did not solve their task.
 
     Raises:
         ExpertFileError: with file, line, what is wrong and what to do.
@@ -72,21 +96,34 @@ def load_experts(
             "`verl-ee experts record`."
         ) from None
     lines = content.split(b"\n")
-    trajectories = []
+    trajectories, unsuccessful = list[ExpertTrajectory](), 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         trajectory = _parse_line(line, f"{path}, line {number}", closed=number < len(lines))
         if environment is not None:
-            _check_environment(trajectory, environment, kwargs or {}, f"{path}, line {number}")
+            trajectory = _in_environment(trajectory, environment, kwargs or {}, f"{path}, line {number}")
+        if experts_filter == "successful" and not trajectory.success:
+            unsuccessful += 1
+            continue
         trajectories.append(trajectory)
         if limit is not None and len(trajectories) == limit:
             break
     if not trajectories:
-        raise ExpertFileError(
+        raise _nothing(path, unsuccessful)
+    return ExpertFile(path, hashlib.sha256(content).hexdigest(), tuple(trajectories), unsuccessful)
+
+
+def _nothing(path: Path, unsuccessful: int) -> ExpertFileError:
+    if not unsuccessful:
+        return ExpertFileError(
             f"Expert file {str(path)!r} holds no trajectory. Record one with `verl-ee experts record`."
         )
-    return ExpertFile(path, hashlib.sha256(content).hexdigest(), tuple(trajectories))
+    return ExpertFileError(
+        f"Expert file {str(path)!r}: 'success' is false in all {unsuccessful} trajectories, so "
+        "early_experience.experts_filter=successful leaves none. Use early_experience.experts_filter=all (a command: "
+        "--experts-filter all), or correct 'success' in the file (`verl-ee import` has --success)."
+    )
 
 
 def _to_json(trajectory: ExpertTrajectory) -> JsonObject:
@@ -122,10 +159,10 @@ def _parse_line(line: bytes, where: str, closed: bool) -> ExpertTrajectory:
         version=str(environment.get("version", "")),
         kwargs=kwargs,
         task=_typed(row, "task", str, where),
-        seed=None if row.get("seed") is None else _typed(row, "seed", int, where),
-        instruction=_typed(row, "instruction", str, where),
+        seed=_optional(row, "seed", int, where),
+        instruction=_optional(row, "instruction", str, where),
         steps=tuple(_parse_step(step, f"{where}, step {index}") for index, step in enumerate(steps)),
-        final_observation=_typed(row, "final_observation", str, where),
+        final_observation=_optional(row, "final_observation", str, where),
         success=_typed(row, "success", bool, where),
     )
 
@@ -145,6 +182,7 @@ def _parse_step(step: object, where: str) -> ExpertStep:
         action=_typed(step, "action", str, where),
         thought=thought,
         admissible_actions=None if admissible is None else tuple(admissible),
+        solved=_optional(step, "solved", bool, where),
     )
 
 
@@ -156,15 +194,21 @@ def _typed(item: Mapping[str, object], key: str, kind: type[Value], where: str) 
     return typed_value(item, key, kind, where, ExpertFileError)
 
 
-def _check_environment(
+def _optional(item: Mapping[str, object], key: str, kind: type[Value], where: str) -> Value | None:
+    """Return the value of a key that may be null or missing."""
+    return None if item.get(key) is None else _typed(item, key, kind, where)
+
+
+def _in_environment(
     trajectory: ExpertTrajectory, environment: str, kwargs: Mapping[str, object], where: str
-) -> None:
-    if trajectory.environment != environment:
+) -> ExpertTrajectory:
+    """Return a trajectory under the id of an environment, if it was recorded in it."""
+    if without_module(trajectory.environment) != without_module(environment):
         raise ExpertFileError(
             f"{where}: recorded in {trajectory.environment!r}, but early_experience.environment.id is {environment!r}. "
             "Use the environment of the file, or another file."
         )
-    installed = version_of(environment)
+    installed = _installed_version(environment, trajectory.environment, where)
     if trajectory.version != installed:
         raise ExpertFileError(
             f"{where}: recorded in version {trajectory.version} of {environment}; version {installed} is installed. "
@@ -180,3 +224,16 @@ def _check_environment(
             f"{where}: recorded with environment arguments {recorded}, but early_experience.environment.kwargs gives "
             f"{expected}. Use the same."
         )
+    return replace(trajectory, environment=environment)
+
+
+def _installed_version(environment: str, recorded_in: str, where: str) -> str:
+    try:
+        return version_of(environment)
+    except EnvError:
+        if ":" not in recorded_in or ":" in environment:
+            raise
+        raise ExpertFileError(
+            f"{where}: recorded in {recorded_in!r}, whose module registers it; {environment!r} does not name the "
+            f"module, so no other process would find the environment. Use {recorded_in!r}."
+        ) from None

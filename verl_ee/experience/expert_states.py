@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from verl_ee.envs import ExpertTrajectory
+from verl_ee.errors import ExpertFileError
 from verl_ee.prompts.state import EpisodeHistory, State
 
 
@@ -12,10 +13,27 @@ def expert_states(trajectory: ExpertTrajectory, history_length: int) -> list[Sta
     Args:
         trajectory: the trajectory.
         history_length: past turns in a state.
+
+    Raises:
+        ExpertFileError: if the instruction is open.
     """
-    episode = EpisodeHistory(trajectory.instruction, history_length)
+    episode = EpisodeHistory(instruction_of(trajectory), history_length)
     states = []
     for step in trajectory.steps:
         states.append(episode.state(step.observation, step.admissible_actions))
         episode.act(step.observation, step.action)
     return states
+
+
+def instruction_of(trajectory: ExpertTrajectory) -> str:
+    """Return the instruction of an expert trajectory.
+
+    Raises:
+        ExpertFileError: if it is open.
+    """
+    if trajectory.instruction is None:
+        raise ExpertFileError(
+            f"The expert trajectory of task {trajectory.task!r} in {trajectory.environment} leaves its instruction "
+            "open. `verl-ee experts complete` takes it from the environment; or write it into the expert file."
+        )
+    return trajectory.instruction

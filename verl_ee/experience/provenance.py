@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
-from verl_ee.envs import arguments
+from verl_ee.envs import arguments, without_module
 from verl_ee.errors import ErrorType
+from verl_ee.experience.expert_files import ExpertFile
 
 DECISIVE = (
     "alternatives",
@@ -22,8 +23,12 @@ DECISIVE = (
     "seed",
 )
 """Keys of a collect config that its data depend on."""
-SOURCE_KEYS = ("environment", "experts_sha256", "trajectories")
-"""Keys of a provenance that say what was branched; the others say how."""
+SOURCE_KEYS = ("environment", "experts_filter", "experts_sha256", "trajectories")
+"""Keys of a provenance that say what was branched, as the expert file and the config alone tell."""
+PLAYED_KEYS = (*SOURCE_KEYS, "unplayable")
+"""The same, once the trajectories have been played: equal indices then mean equal trajectories."""
+DEFAULTS = {"experts_filter": "all", "unplayable": ""}
+"""Values of keys that a provenance of version 0.2 or before does not have."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +46,35 @@ class StoreDifference:
     expected: str | None
 
 
-def provenance_of(
-    environment: EnvironmentConfig, config: CollectConfig, experts_sha256: str, trajectories: int
-) -> dict[str, str]:
+def source_of(environment: EnvironmentConfig, experts: ExpertFile) -> dict[str, str]:
+    """Return what identifies the trajectories that are used: the values of `SOURCE_KEYS`.
+
+    A filter that leaves nothing out chooses what `all` chooses, and counts as that.
+
+    Args:
+        environment: the environment that they were recorded in.
+        experts: the expert file.
+    """
+    env_id = without_module(environment.id)
+    return {
+        "environment": json.dumps([env_id, arguments(environment.id, environment.kwargs)], sort_keys=True),
+        "experts_filter": "successful" if experts.unsuccessful else "all",
+        "experts_sha256": experts.sha256,
+        "trajectories": str(experts.chosen),
+    }
+
+
+def provenance_of(environment: EnvironmentConfig, config: CollectConfig, experts: ExpertFile) -> dict[str, str]:
     """Return what identifies a collection: everything that its bytes depend on, and nothing else.
 
     Args:
         environment: the environment that is branched.
         config: how it is branched.
-        experts_sha256: hash of the expert file.
-        trajectories: number of its trajectories that are branched.
+        experts: the trajectories whose states are branched.
     """
     return {
-        "environment": json.dumps([environment.id, arguments(environment.id, environment.kwargs)], sort_keys=True),
-        "experts_sha256": experts_sha256,
-        "trajectories": str(trajectories),
+        **source_of(environment, experts),
+        "unplayable": ",".join(map(str, experts.unplayable)),
         "collect": config.model_dump_json(include=set(DECISIVE)),
     }
 
@@ -71,12 +90,28 @@ def store_differences(
         keys: the keys to compare; None compares all.
     """
     compared = {*stored, *expected} - {"schema"} if keys is None else keys
-    pairs = [StoreDifference(key, stored.get(key), expected.get(key)) for key in sorted(compared)]
+    pairs = [StoreDifference(key, _value(stored, key), _value(expected, key)) for key in sorted(compared)]
     return [pair for pair in pairs if pair.stored != pair.expected]
 
 
+def _value(provenance: Mapping[str, str], key: str) -> str | None:
+    value = provenance.get(key, DEFAULTS.get(key))
+    # Version 0.2 kept the module that registers the environment in front of its id.
+    return _without_module(value) if key == "environment" and value is not None else value
+
+
+def _without_module(environment: str) -> str:
+    env_id, *rest = json.loads(environment)
+    return json.dumps([without_module(env_id), *rest], sort_keys=True)
+
+
 def check_same_source(
-    stored: Mapping[str, str], expected: Mapping[str, str], where: str, error: ErrorType, fix: str
+    stored: Mapping[str, str],
+    expected: Mapping[str, str],
+    where: str,
+    error: ErrorType,
+    fix: str,
+    keys: Collection[str] = SOURCE_KEYS,
 ) -> None:
     """Refuse a store that was collected from other expert trajectories, or in another environment.
 
@@ -86,11 +121,12 @@ def check_same_source(
         where: the store; the message begins with it.
         error: type of the error.
         fix: what to do about it, a sentence.
+        keys: `SOURCE_KEYS`, or `PLAYED_KEYS` where both sides know which trajectories can be played.
 
     Raises:
         EarlyExperienceError: as `error`, naming the first key that differs.
     """
-    for difference in store_differences(stored, expected, SOURCE_KEYS):
+    for difference in store_differences(stored, expected, keys):
         raise error(
             f"{where} was collected with another {difference.key} ({difference.stored}) than is used here "
             f"({difference.expected}). {fix}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from verl_ee.envs import without_module
 from verl_ee.errors import StoreError
 from verl_ee.experience.files.atomic import digest
 from verl_ee.experience.files.parquet import TableRow, read_metadata, read_table, write_table
@@ -107,7 +108,8 @@ def state_key(
 ) -> str:
     """Return the hash of a state.
 
-    The environment's id, version and arguments are part of it: the same actions in another world lead elsewhere.
+    The environment's id, version and arguments are part of it: the same actions in another world lead elsewhere. The
+    module in front of an id is not.
 
     Args:
         environment: id, version and arguments.
@@ -116,7 +118,8 @@ def state_key(
         prefix: canonical forms of the actions since the reset.
         owner: the only collection that may use the state; empty where all share it.
     """
-    state = digest([dict(environment), task, seed, owner])
+    world = {**environment, "id": without_module(str(environment["id"]))} if "id" in environment else dict(environment)
+    state = digest([world, task, seed, owner])
     for action in prefix:
         state = transition_key(state, action)
     return state

@@ -15,6 +15,7 @@ import pyarrow as pa
 from verl_ee.config import WriterConfig
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ExampleError
+from verl_ee.experience.expert_states import instruction_of
 from verl_ee.experience.files.parquet import TableRow, read_table
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.store import ExecutedBranch
@@ -108,7 +109,7 @@ def summary_requests(
     """
     requests: dict[str, SummaryRequest] = {}
     for branch in branches:
-        task = trajectories[branch.ref.trajectory].instruction
+        task = instruction_of(trajectories[branch.ref.trajectory])
         requests.setdefault(branch.transition, SummaryRequest(branch.transition, task, branch.outcome))
     return list(requests.values())
 

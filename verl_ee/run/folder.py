@@ -3,6 +3,7 @@
 <trainer.default_local_dir>/
     early_experience/state.json           which run this is, which stages have finished, how far training got
     early_experience/lock                 held by the job that works here
+    early_experience/experts.json         which experts the data come from; experts.jsonl: these, completed by plays
     early_experience/store/<set>/         transitions.parquet, branches.parquet
     early_experience/cache/               executed transitions that several sets share
     early_experience/reflections.parquet  rationales, accepted and rejected

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from verl_ee.config import CollectConfig, EarlyExperienceConfig, WriterConfig, built, needs_experts, sets_of
+from verl_ee.config import CollectConfig, EarlyExperienceConfig, Objective, WriterConfig, built, needs_experts, sets_of
 from verl_ee.experience.collecting.collection import Collection
+from verl_ee.experience.collecting.completed_experts import completed_experts
 from verl_ee.experience.cost import read_prices
-from verl_ee.experience.expert_files import ExpertFile, load_experts
+from verl_ee.experience.expert_files import ExpertFile
 from verl_ee.experience.progress import plugin_logger
 from verl_ee.experience.proposers import LISTED
 from verl_ee.experience.provenance import provenance_of
@@ -27,6 +28,7 @@ from verl_ee.objectives.summaries import write_summaries
 from verl_ee.objectives.writing.endpoint import EndpointWriter
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.summary import RunSummary
+from verl_ee.trainer.checks.experts import check_own_data, check_played, experts_of
 from verl_ee.trainer.protocols import SamplingParams, ServerClient, Tokenizer
 from verl_ee.trainer.rollout.demonstrations import recorded
 from verl_ee.trainer.rollout.proposer import PolicyProposer
@@ -71,9 +73,9 @@ class DataPreparation:
         """
         early = self.early
         experts = ExpertFile(Path(), "", ())
-        if needs_experts(early):
-            experts = load_experts(early.experts, early.environment.id, early.environment.kwargs, early.max_experts)
         given_rows = read_rows(early.examples)
+        if needs_experts(early):
+            experts = self._experts(list(given_rows))
         stores = self._collect(experts, sets_of(early, list(given_rows)))
         data = StageData(
             early,
@@ -89,6 +91,22 @@ class DataPreparation:
             self._write_rationales(experts, stores[early.reflection.collect])
         self._write_summaries(data)
         return data
+
+    def _experts(self, given: list[Objective]) -> ExpertFile:
+        """Return the experts, completed by the environment if their file leaves open what it gives."""
+        early, names = self.early, sets_of(self.early, given)
+        experts = experts_of(early)
+        if experts.filtered_line:
+            logger.warning(experts.filtered_line)
+        check_own_data(self.folder, early, experts, given)
+        collected = [early.collect[name] for name in names if name not in early.stores]
+        config = collected[0] if collected else CollectConfig()
+        given_stores = [Path(path).expanduser() for path in early.stores.values()]
+        experts = completed_experts(
+            self.folder.files, experts, early.environment, config, lambda: self.begin("complete"), given_stores
+        )
+        check_played(self.folder, early, experts, names)
+        return experts
 
     def _collect(self, experts: ExpertFile, names: list[str]) -> dict[str, Path]:
         """Collect every set of branches that has not been collected, and return the folder of each."""
@@ -108,7 +126,7 @@ class DataPreparation:
         environment, trajectories = self.early.environment, experts.trajectories
         if config.cache is None and shares_cache:
             config = config.model_copy(update={"cache": str(self.folder.cache)})
-        provenance = provenance_of(environment, config, experts.sha256, len(trajectories))
+        provenance = provenance_of(environment, config, experts)
         collection = Collection(self.folder.store(name), trajectories, environment, config, provenance)
         if collection.closed:
             return

@@ -44,8 +44,8 @@ def test_an_adapter_that_vllms_cpu_build_cannot_take_is_refused(
     [
         (["early_experience.colect=1"], ["early_experience.colect", "Did you mean 'collect'"]),
         (
-            ["early_experience.collect.world_model.k=0"],
-            ["early_experience.collect.world_model.k=0", "greater than or equal to 1"],
+            ["early_experience.collect.world_model.k=-1"],
+            ["early_experience.collect.world_model.k=-1", "greater than or equal to 0"],
         ),
         (["early_experience.collect.world_model.k=many"], ["early_experience.collect.world_model.k='many'", "integer"]),
         (["early_experience.collect.world_model.alternatives=all"], ["alternatives='all'", "'admissible'"]),

@@ -162,7 +162,7 @@ class Household(gymnasium.Env[str, str]):
         observation, info = env.reset(options={"task": task})
         steps = []
         for action in experts.solve(env._started(), kind)[: self.max_steps]:
-            steps.append(ExpertStep(observation, action, None, info["admissible_actions"]))
+            steps.append(ExpertStep(observation, action, None, info["admissible_actions"], info["success"]))
             observation, _, _, _, info = env.step(action)
         success = info["success"]
         return ExpertTrajectory(

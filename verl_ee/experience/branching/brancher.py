@@ -90,6 +90,7 @@ class _Brancher:
             self._on_attempt(request.step, None)
             try:
                 view = self._replayer.reach(request.step)
+                seen = view.seen() if request.include_seen else None
             except StateLostError as error:
                 if pending:
                     yield self._without_expert_outcome(pending, error)
@@ -97,7 +98,7 @@ class _Brancher:
                 return
             if pending:
                 yield self._with_expert_outcome(pending)
-            pending = _Pending(request, self._branch_state(request, view))
+            pending = _Pending(request, replace(self._branch_state(request, view), seen=seen))
         if pending:
             yield self._last_result(pending)
 

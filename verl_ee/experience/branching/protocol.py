@@ -31,12 +31,14 @@ class StateRequest:
         alternatives: actions to execute there, or None to choose them from the list of the environment.
         known: canonical actions whose outcome is known already.
         include_expert: whether the outcome of the expert's own action is wanted.
+        include_seen: whether the result says what the environment showed in the state.
     """
 
     step: int
     alternatives: tuple[str, ...] | None = None
     known: tuple[str, ...] = ()
     include_expert: bool = True
+    include_seen: bool = False
 
     def unknown_actions(self, actions: Sequence[str], canonical: CanonicalForm) -> list[str]:
         """Return the actions whose outcome is not known, in their order."""
@@ -103,6 +105,21 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class SeenState:
+    """Content of an environment's info dict in a state; None where it does not say.
+
+    Attributes:
+        instruction: the task in words.
+        admissible_actions: the actions that it lists.
+        solved: whether the task is solved.
+    """
+
+    instruction: str | None = None
+    admissible_actions: tuple[str, ...] | None = None
+    solved: bool | None = None
+
+
+@dataclass(frozen=True)
 class StateResult:
     """The result of branching one state.
 
@@ -114,6 +131,7 @@ class StateResult:
         faults: everything that went wrong; a fault that a second attempt repaired has no `action`.
         lost: whether the state could not be reached, so that nothing was executed there.
         usage: steps and resets since the result before.
+        seen: content of the info dict in the state, if it was requested.
     """
 
     ref: StateRef
@@ -123,6 +141,7 @@ class StateResult:
     faults: tuple[Fault, ...] = ()
     lost: bool = False
     usage: Usage = field(default_factory=Usage)
+    seen: SeenState | None = None
 
 
 def env_steps_of(unit: WorkUnit, restore: str, listed: int = 0) -> int:

@@ -15,7 +15,7 @@ import gymnasium
 from verl_ee.envs.snapshots import WrappedSnapshot, restore_snapshot, snapshot_problem, take_snapshot
 from verl_ee.errors import EnvError
 from verl_ee.experience.branching.host_meter import HostMeter
-from verl_ee.experience.branching.protocol import TRIES, StateLostError, Usage, encodable
+from verl_ee.experience.branching.protocol import TRIES, SeenState, StateLostError, Usage, encodable
 from verl_ee.experience.outcome import Outcome
 
 RETRY_SECONDS = 2.0
@@ -53,6 +53,20 @@ class StateView:
             done: whether the episode ended with it.
         """
         return Outcome(action, self.observation, self.valid, done, self.outcome_class)
+
+    def seen(self) -> SeenState:
+        """Return what the info dict says of the state, besides the last action.
+
+        Raises:
+            StateLostError: if an instruction or an action in it cannot be stored as text.
+        """
+        instruction, listed = self.info.get("task"), self.admissible_actions
+        solved = self.info.get("success")
+        return SeenState(
+            None if instruction is None else _checked_text(instruction, 'info["task"]'),
+            None if listed is None else tuple(_checked_text(action, "an admissible action") for action in listed),
+            None if solved is None else bool(solved),
+        )
 
 
 @contextmanager

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from verl_ee.errors import StoreError
 from verl_ee.experience.files.atomic import write_json
 from verl_ee.experience.files.versions import FileFormat, read_versioned_json
-from verl_ee.experience.provenance import store_differences
+from verl_ee.experience.provenance import SOURCE_KEYS, store_differences
 from verl_ee.experience.store import BRANCHES, TRANSITIONS, read_provenance
 
 SCHEMA = 2
@@ -65,6 +65,31 @@ class CollectionFolder:
     def bytes(self) -> int:
         """Size of both tables of the result."""
         return sum((self.path / name).stat().st_size for name in (TRANSITIONS, BRANCHES))
+
+    def read_provenance(self) -> dict[str, str] | None:
+        """Return what identifies the collection in the folder, finished or not; None if there is none.
+
+        Raises:
+            StoreError: if it cannot be read.
+        """
+        if self.has_result:
+            return read_provenance(self.path)
+        run = self.read_run()
+        return None if run is None else run.provenance
+
+    def check_source(self, source: Mapping[str, str], sharing_key: str) -> None:
+        """Refuse a folder that holds a collection of other experts, or of another environment.
+
+        Args:
+            source: identifies the experts (`verl_ee.experience.provenance.source_of`).
+            sharing_key: key that lets collections share what they execute, for the message.
+
+        Raises:
+            StoreError: naming the difference.
+        """
+        stored = self.read_provenance()
+        if stored is not None:
+            self._check_same(stored, source, sharing_key, SOURCE_KEYS)
 
     def is_closed(self, provenance: Mapping[str, str], sharing_key: str) -> bool:
         """Return whether the folder holds the finished result of a collection.
@@ -123,8 +148,14 @@ class CollectionFolder:
     def _run_path(self) -> Path:
         return self.path / "run.json"
 
-    def _check_same(self, stored: Mapping[str, str], expected: Mapping[str, str], sharing_key: str) -> None:
-        for difference in store_differences(stored, expected):
+    def _check_same(
+        self,
+        stored: Mapping[str, str],
+        expected: Mapping[str, str],
+        sharing_key: str,
+        keys: Collection[str] | None = None,
+    ) -> None:
+        for difference in store_differences(stored, expected, keys):
             raise StoreError(
                 f"{self.path} holds another collection: its {difference.key} is {difference.stored}, this one's is "
                 f"{difference.expected}. Choose another folder; {sharing_key}=FOLDER lets collections share what they "

@@ -9,24 +9,18 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from verl_ee.config import (
-    CollectConfig,
     EarlyExperienceConfig,
     Objective,
     built,
     check_sets,
     early_experience_of,
     needs_experts,
-    sets_of,
 )
 from verl_ee.config.base import ROOT
 from verl_ee.config.group import TRAINER_MODES
-from verl_ee.envs import make
-from verl_ee.errors import ConfigError, EnvError, did_you_mean
+from verl_ee.errors import ConfigError, did_you_mean
 from verl_ee.experience.cost import read_prices
-from verl_ee.experience.expert_files import ExpertFile, load_experts
 from verl_ee.experience.progress import plugin_logger
-from verl_ee.experience.provenance import check_same_source, provenance_of
-from verl_ee.experience.store import read_provenance
 from verl_ee.objectives.reflection.gates import GATES
 from verl_ee.objectives.row_files import read_rows
 from verl_ee.objectives.targets import target_builder
@@ -36,6 +30,7 @@ from verl_ee.run.state import HAND_OVER
 from verl_ee.trainer.actor.reference import anchor_of, check_dtypes, check_meshes
 from verl_ee.trainer.checkpoints import TRACKER, check_actor, check_contents, resumed_from
 from verl_ee.trainer.checks.accelerator import check_accelerator
+from verl_ee.trainer.checks.experts import check_alternatives, check_experts, check_own_data, check_stores
 from verl_ee.trainer.checks.prompt import prompt_warning
 from verl_ee.trainer.cpu import active
 from verl_ee.trainer.rollout.demonstrations import check_demonstrations
@@ -64,6 +59,7 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
     check_model(config.actor_rollout_ref.model)
     given = check_examples(early)
     check_demonstrations(early, given)
+    experts = None
     if needs_experts(early):
         experts = check_experts(early)
         check_alternatives(early, experts, given)
@@ -74,12 +70,14 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
     check_objectives(early, given)
     if early.prices is not None:
         read_prices(Path(early.prices).expanduser())
-    check_folder(config, early)
+    folder = check_folder(config, early)
+    if experts is not None and HAND_OVER not in folder.finished():
+        check_own_data(folder, early, experts, given)
     return early
 
 
-def check_folder(config: DictConfig, early: EarlyExperienceConfig) -> None:
-    """Refuse a folder that another job or run has, or whose checkpoints cannot be loaded.
+def check_folder(config: DictConfig, early: EarlyExperienceConfig) -> RunFolder:
+    """Return the folder of a job; refuse one that another job or run has, or whose checkpoints cannot be loaded.
 
     Raises:
         ConfigError: naming the file and what to do.
@@ -105,23 +103,10 @@ def check_folder(config: DictConfig, early: EarlyExperienceConfig) -> None:
         check_actor(checkpoint / "actor", config, config.actor_rollout_ref.actor.checkpoint.load_contents)
         if anchored:
             check_actor(anchor_of(config, folder), config, ["model"])
-        return
+        return folder
     for name, progress in folder.trained().items():
         check_actor(folder.checkpoint(name, progress.step), config)
-
-
-def check_experts(config: EarlyExperienceConfig) -> ExpertFile:
-    """Load the expert file and compare it with the environment of the job."""
-    env = make(config.environment.id, config.environment.kwargs)
-    try:
-        return load_experts(
-            config.experts,
-            environment=config.environment.id,
-            kwargs=config.environment.kwargs,
-            limit=config.max_experts,
-        )
-    finally:
-        env.close()
+    return folder
 
 
 def check_examples(config: EarlyExperienceConfig) -> list[Objective]:
@@ -139,50 +124,6 @@ def check_examples(config: EarlyExperienceConfig) -> list[Objective]:
         )
     check_sets(config, given)
     return given
-
-
-def check_alternatives(config: EarlyExperienceConfig, experts: ExpertFile, given: Collection[Objective] = ()) -> None:
-    """Refuse sets that need listed actions, for an environment that lists none."""
-    collected = [name for name in sets_of(config, given) if name not in config.stores]
-    needing_list = [name for name in collected if _needs_list(config.collect[name])]
-    if not needing_list:
-        return
-    env = make(config.environment.id, config.environment.kwargs)
-    try:
-        first = experts.trajectories[0]
-        _, info = env.reset(seed=first.seed, options={"task": first.task})
-    except Exception as error:  # the environment is somebody else's code
-        raise EnvError(
-            f"{config.environment.id} cannot be reset to task {first.task!r} of the first expert trajectory: "
-            f"{type(error).__name__}: {error}. `verl-ee envs check` tries an environment."
-        ) from error
-    finally:
-        env.close()
-    if info.get("admissible_actions") is None:
-        name = needing_list[0]
-        raise ConfigError(
-            f"{ROOT}.collect.{name}.alternatives={config.collect[name].alternatives!r} needs listed actions, but "
-            f"{config.environment.id} lists no admissible actions (info['admissible_actions'] is missing after reset). "
-            f"Let the environment list them, or use alternatives=policy with unlisted=keep."
-        )
-
-
-def _needs_list(config: CollectConfig) -> bool:
-    """Return whether a set of branches takes alternatives from the actions that the environment lists."""
-    return config.alternatives != "policy" or config.unlisted == "replace"
-
-
-def check_stores(config: EarlyExperienceConfig, experts: ExpertFile) -> None:
-    """Refuse a store that was collected from other expert trajectories, or in another environment."""
-    expected = provenance_of(config.environment, CollectConfig(), experts.sha256, len(experts.trajectories))
-    for name, path in config.stores.items():
-        check_same_source(
-            read_provenance(Path(path).expanduser()),
-            expected,
-            f"{ROOT}.stores.{name}={path!r}",
-            ConfigError,
-            "Use the expert file and environment of the store, or collect again.",
-        )
 
 
 def check_objectives(config: EarlyExperienceConfig, given: Collection[Objective] = ()) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.config.base import ROOT
 from verl_ee.envs import ExpertTrajectory
@@ -14,7 +16,8 @@ def prompt_warning(config: EarlyExperienceConfig, trajectory: ExpertTrajectory) 
 
     A policy that has learned the form of an answer needs no such words, so this is no error.
     """
-    state = expert_states(trajectory, config.history_length)[0]
+    told = replace(trajectory, instruction=trajectory.instruction or "")
+    state = expert_states(told, config.history_length)[0]
     if any(ACTION_PREFIX in message["content"] for message in render_policy(state, config.prompt)):
         return ""
     listed = state.admissible_actions is not None
