@@ -17,6 +17,7 @@ from verl_ee.run.stage_result import BASE
 from verl_ee.run.summary import RunSummary
 from verl_ee.trainer.actor.reference import Reference
 from verl_ee.trainer.data_preparation import DataPreparation
+from verl_ee.trainer.episode_counts import FailureBudget
 from verl_ee.trainer.evaluation import StageEvaluation
 from verl_ee.trainer.mid_training import MidTraining
 from verl_ee.trainer.rollout.servers import SharedServers
@@ -68,7 +69,7 @@ def recorded_stages(
     # A job makes the folder when it locks it.
     folder.files.mkdir(parents=True, exist_ok=True)
     summary = RunSummary.load(folder.summary_path, 0)
-    evaluation = StageEvaluation(summary, list(early.stages)[-1], BASE)
+    evaluation = StageEvaluation(summary, list(early.stages)[-1], BASE, FailureBudget(early))
     encoder = encoder_for(tokenizer, "qwen2", {})
     workers: Any = CallRecorder(calls, RESULTS)
     log: Any = CallRecorder([])

@@ -7,13 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.episode_infos import early_experience, info
 
+from verl_ee.errors import EnvError
 from verl_ee.run.stage_result import StageResult
 from verl_ee.run.summary import RunSummary
 from verl_ee.trainer import evaluation as module
+from verl_ee.trainer.episode_counts import FailureBudget
 from verl_ee.trainer.evaluation import StageEvaluation
 
 SOURCE = "house/seen"
+ANY = FailureBudget(early_experience(max_failed_episodes=1.0))
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def recorded(summary: RunSummary, name: str) -> StageResult:
 
 
 def test_a_job_that_starts_at_the_hand_over_evaluates_the_last_stage(summary: RunSummary) -> None:
-    evaluation = StageEvaluation(summary, "imitation", "grpo")
+    evaluation = StageEvaluation(summary, "imitation", "grpo", ANY)
     summary.record_evaluation("imitation", 12.0, {SOURCE: 0.5}, {SOURCE: 4}, {})
     for global_step, share in ((0, 0.25), (8, 0.75)):
         evaluation.record(played(evaluation, share), global_step)
@@ -48,7 +52,7 @@ def test_a_job_that_starts_at_the_hand_over_evaluates_the_last_stage(summary: Ru
 
 
 def test_an_evaluation_belongs_to_the_stage_that_began_last(summary: RunSummary) -> None:
-    evaluation = StageEvaluation(summary, "imitation", "base")
+    evaluation = StageEvaluation(summary, "imitation", "base", ANY)
     assert evaluation.record(played(evaluation, 0.0), 0) == {f"val-core/{SOURCE}/acc/mean@1": 0.0}
     evaluation.begin("world_model")
     assert evaluation.stage == "world_model"
@@ -63,7 +67,7 @@ def test_an_evaluation_belongs_to_the_stage_that_began_last(summary: RunSummary)
 def test_evaluating_is_not_part_of_a_stage(summary: RunSummary, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
-    evaluation = StageEvaluation(summary, "imitation", "grpo")
+    evaluation = StageEvaluation(summary, "imitation", "grpo", ANY)
 
     def validate() -> dict[str, float]:
         nonlocal now
@@ -77,15 +81,46 @@ def test_evaluating_is_not_part_of_a_stage(summary: RunSummary, monkeypatch: pyt
 
 
 def test_a_data_source_without_a_core_metric_has_no_success(summary: RunSummary) -> None:
-    evaluation = StageEvaluation(summary, "imitation", "base")
+    evaluation = StageEvaluation(summary, "imitation", "base", ANY)
     evaluation.note_episodes([SOURCE], {}, {(SOURCE, "a"): 1})
     evaluation.record(lambda: {"val-core/house/other/acc/mean@1": 1.0, f"val-aux/{SOURCE}/acc/mean@1": 1.0}, 0)
     assert math.isnan(recorded(summary, "base").success["seen"])
 
 
 def test_a_data_source_may_begin_with_the_name_of_another(summary: RunSummary) -> None:
-    evaluation = StageEvaluation(summary, "imitation", "base")
+    evaluation = StageEvaluation(summary, "imitation", "base", ANY)
     longer = f"{SOURCE}/hard"
     evaluation.note_episodes([SOURCE, longer], {}, {(SOURCE, "a"): 1, (longer, "a"): 1})
     evaluation.record(lambda: {f"val-core/{longer}/acc/mean@1": 1.0, f"val-core/{SOURCE}/acc/mean@1": 0.25}, 0)
     assert sorted(recorded(summary, "base").success.values()) == [0.25, 1.0]
+
+
+def test_an_evaluation_tells_how_many_responses_hold_no_action(
+    summary: RunSummary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = StageEvaluation(summary, "imitation", "base", ANY)
+    unseen = "house/unseen"
+    rows = [info(turns=10, no_action=0.5), info(turns=2, no_action=0.0), info(turns=4, no_action=0.25)]
+
+    def validate() -> dict[str, float]:
+        columns = {key: [row[key] for row in rows] for key in rows[0]}
+        sources = [SOURCE, SOURCE, unseen]
+        evaluation.note_episodes(sources, columns, {(source, str(n)): 1 for n, source in enumerate(sources)})
+        return {f"val-core/{source}/acc/mean@1": 0.0 for source in sources}
+
+    evaluation.record(validate, 0)
+    assert recorded(summary, "base").no_action == {"seen": 5 / 12, "unseen": 0.25}
+    assert RunSummary.load(summary.path, 0) == summary
+    assert "; responses without an action: seen 41.7 %, unseen 25.0 %" in capsys.readouterr().err
+    # Episodes of another agent loop say nothing about actions.
+    evaluation.record(played(evaluation, 0.5), 0)
+    assert recorded(summary, "base").no_action == {}
+
+
+def test_an_evaluation_whose_environments_fail_is_not_recorded(summary: RunSummary) -> None:
+    evaluation = StageEvaluation(summary, "imitation", "base", FailureBudget(early_experience()))
+    rows = [info(env_error="a wall fell"), info(env_error="another"), *[info()] * 8]
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    with pytest.raises(EnvError, match=r"2 of 10 episodes of the evaluation of base .*a wall fell"):
+        evaluation.record(lambda: evaluation.note_episodes([SOURCE] * 10, columns, {}) or {}, 0)
+    assert summary.stages == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,8 @@ def test_lines_of_stages() -> None:
     stage = StageResult("grpo", 1.0, {"seen": 0.453125, "unseen": 0.5}, {"seen": 64, "unseen": 32})
     assert evaluated_line(stage, 6) == "grpo step 6, success: seen 45.3 % of 64, unseen 50.0 % of 32 episodes"
     assert evaluated_line(stage) == "grpo, success: seen 45.3 % of 64, unseen 50.0 % of 32 episodes"
+    told = replace(stage, no_action={"seen": 0.0312, "unseen": 0.0})
+    assert evaluated_line(told, 6) == (
+        "grpo step 6, success: seen 45.3 % of 64, unseen 50.0 % of 32 episodes; "
+        "responses without an action: seen 3.1 %, unseen 0.0 %"
+    )

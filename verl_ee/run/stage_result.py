@@ -43,6 +43,7 @@ class StageResult:
         success: verl's core metric by split, the share of episodes that succeeded; NaN where verl reported none.
         episodes: number of episodes by split.
         outcomes: by split, whether each task succeeded, by its id; a split where that is not known is left out.
+        no_action: share of the responses without an action by split; a split where that is not known is left out.
     """
 
     name: str
@@ -50,6 +51,7 @@ class StageResult:
     success: Mapping[str, float]
     episodes: Mapping[str, int]
     outcomes: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    no_action: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -59,6 +61,7 @@ class StageResult:
         success: Mapping[str, float],
         episodes: Mapping[str, int],
         outcomes: Mapping[str, Mapping[str, bool]],
+        no_action: Mapping[str, float] | None = None,
     ) -> StageResult:
         """Return the result of an evaluation, by split.
 
@@ -68,6 +71,7 @@ class StageResult:
             success: core metric by data source.
             episodes: number of episodes by data source.
             outcomes: whether each task succeeded, by data source; kept where every episode is among them.
+            no_action: share of the responses without an action, by data source; None: not known.
         """
         split = _splits_of(episodes)
         complete = {source: tasks for source, tasks in outcomes.items() if len(tasks) == episodes.get(source)}
@@ -77,6 +81,7 @@ class StageResult:
             {split[source]: value for source, value in success.items()},
             {split[source]: count for source, count in episodes.items()},
             {split[source]: dict(tasks) for source, tasks in complete.items()},
+            {split[source]: share for source, share in (no_action or {}).items() if source in split},
         )
 
     @property

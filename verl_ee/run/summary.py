@@ -133,6 +133,7 @@ class RunSummary:
         success: Mapping[str, float],
         episodes: Mapping[str, int],
         outcomes: Mapping[str, Mapping[str, bool]],
+        no_action: Mapping[str, float] | None = None,
     ) -> StageResult:
         """Record success after a stage, in place of an earlier entry of the same stage, and return the entry.
 
@@ -144,11 +145,12 @@ class RunSummary:
                 alike.
             episodes: number of episodes by data source.
             outcomes: whether each task succeeded, by data source; recorded where every episode is among them.
+            no_action: share of the responses without an action, by data source; None: not known.
         """
         if seconds is None:
             earlier = self.stage(stage)
             seconds = 0.0 if earlier is None else earlier.seconds
-        result = StageResult.of(stage, round(seconds, 2), success, episodes, outcomes)
+        result = StageResult.of(stage, round(seconds, 2), success, episodes, outcomes, no_action)
         self.stages = (*(other for other in self.stages if other.name != stage), result)
         self._write()
         return result

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from verl_ee.experience.progress import plugin_logger
 from verl_ee.run.stage_result import GRPO, outcomes_of
 from verl_ee.run.summary import RunSummary
+from verl_ee.trainer.episode_counts import EpisodeCounts, FailureBudget
 from verl_ee.trainer.stage_log import evaluated_line
 
 logger = plugin_logger(__name__)
@@ -21,17 +22,19 @@ class StageEvaluation:
         stage: name of the stage that is under way.
     """
 
-    def __init__(self, summary: RunSummary, last_stage: str, stage: str) -> None:
+    def __init__(self, summary: RunSummary, last_stage: str, stage: str, failures: FailureBudget) -> None:
         """Begin with a stage.
 
         Args:
             summary: summary of the run.
             last_stage: name of the last stage of mid-training.
             stage: `base` in a job that has stages to train, `grpo` in one that goes on behind them.
+            failures: how many episodes may end because the environment failed.
         """
-        self._summary, self._last_stage = summary, last_stage
+        self._summary, self._last_stage, self._failures = summary, last_stage, failures
         self._episodes: Counter[str] = Counter()
         self._outcomes: dict[str, dict[str, bool]] = {}
+        self._no_action: dict[str, float] = {}
         self.begin(stage)
 
     def begin(self, stage: str) -> None:
@@ -50,11 +53,21 @@ class StageEvaluation:
             data_sources: data source of each episode.
             infos: `reward_extra_info` of each episode, by key.
             counts: number of episodes of each task, by data source and task.
+
+        Raises:
+            EnvError: if the environment failed in more of them than allowed.
         """
         self._episodes = Counter()
         for (data_source, _), repeats in counts.items():
             self._episodes[data_source] += repeats
         self._outcomes = outcomes_of(data_sources, infos)
+        episodes = [dict(zip(infos, values, strict=True)) for values in zip(*infos.values(), strict=True)]
+        self._failures.check(EpisodeCounts.of(episodes), f"the evaluation of {self.stage}")
+        by_source = defaultdict(list)
+        for data_source, info in zip(data_sources, episodes, strict=False):
+            by_source[data_source].append(info)
+        played = {source: EpisodeCounts.of(own) for source, own in by_source.items()}
+        self._no_action = {source: own.no_action_share for source, own in played.items() if own.episodes}
 
     def record(self, validate: Callable[[], dict[str, float]], global_step: int) -> dict[str, float]:
         """Evaluate the policy, record its success, and return verl's metrics.
@@ -69,11 +82,16 @@ class StageEvaluation:
         # Evaluating is not part of any stage.
         self._began += time.monotonic() - evaluation_began
         success = {name: _success(metrics, name) for name in self._episodes}
-        if self.stage == GRPO and global_step == 0:
-            # A job that only goes on with GRPO begins with the policy of the last stage.
-            result = self._summary.record_evaluation(self._last_stage, None, success, self._episodes, self._outcomes)
-        else:
-            result = self._summary.record_evaluation(self.stage, seconds, success, self._episodes, self._outcomes)
+        # A job that only goes on with GRPO begins with the policy of the last stage.
+        earlier = self.stage == GRPO and global_step == 0
+        result = self._summary.record_evaluation(
+            self._last_stage if earlier else self.stage,
+            None if earlier else seconds,
+            success,
+            self._episodes,
+            self._outcomes,
+            self._no_action,
+        )
         logger.info(evaluated_line(result, global_step if result.name == GRPO else None))
         return metrics
 

@@ -121,7 +121,7 @@ def trained_line(stage: str, steps: int, numbers: Mapping[str, str], seconds: fl
 
 
 def evaluated_line(result: StageResult, step: int | None = None) -> str:
-    """Return the line of an evaluation: success and the number of episodes by split.
+    """Return the line of an evaluation: success, the number of episodes, and responses without an action by split.
 
     Args:
         result: result of the stage.
@@ -129,7 +129,9 @@ def evaluated_line(result: StageResult, step: int | None = None) -> str:
     """
     shares = [f"{split} {100 * value:.1f} % of {result.episodes[split]}" for split, value in result.success.items()]
     after = result.name if step is None else f"{result.name} step {step}"
-    return f"{after}, success: {', '.join(shares)} episodes"
+    actionless = [f"{split} {100 * share:.1f} %" for split, share in result.no_action.items()]
+    tail = f"; responses without an action: {', '.join(actionless)}" if actionless else ""
+    return f"{after}, success: {', '.join(shares)} episodes{tail}"
 
 
 def _numbers(data: Mapping[str, SupportsFloat]) -> dict[str, float]:

@@ -26,6 +26,7 @@ from verl_ee.trainer.actor.reference import Reference
 from verl_ee.trainer.actor.worker import EarlyExperienceWorker
 from verl_ee.trainer.checkpoints import kept_by_grpo, older_is_kept
 from verl_ee.trainer.data_preparation import DataPreparation
+from verl_ee.trainer.episode_counts import EpisodeCounts, FailureBudget
 from verl_ee.trainer.evaluation import StageEvaluation
 from verl_ee.trainer.mid_training import MidTraining, last_line, save_failed
 from verl_ee.trainer.protocols import Servers, Tracking
@@ -63,7 +64,8 @@ class EarlyExperience(PPOTrainer):
                 # An earlier attempt evaluated the model that the stages start from.
                 config.trainer.val_before_train = False
         last_stage = list(self.early.stages)[-1]
-        self.evaluation = StageEvaluation(self.summary, last_stage, GRPO if stages_done else BASE)
+        self._failures = FailureBudget(self.early)
+        self.evaluation = StageEvaluation(self.summary, last_stage, GRPO if stages_done else BASE, self._failures)
         super().__init__(config)
 
     def _init_resource_pool_mgr(self) -> None:
@@ -207,6 +209,13 @@ class EarlyExperience(PPOTrainer):
             data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=expected_acc_counts
         )
 
+    def _balance_batch(self, batch: KVBatchMeta, metrics: dict[str, float], **options: object) -> KVBatchMeta:
+        # The first thing that happens to the episodes of a step: later there is padding among them.
+        counts = EpisodeCounts.of(_episode_infos(batch))
+        metrics.update(counts.metrics())
+        self._failures.check(counts, f"step {self.global_steps} of {GRPO}")
+        return super()._balance_batch(batch, metrics=metrics, **options)
+
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, float]) -> KVBatchMeta:
         actor = self.config.actor_rollout_ref.actor
         rows = actor.ppo_mini_batch_size * self.config.actor_rollout_ref.rollout.n
@@ -221,3 +230,11 @@ class EarlyExperience(PPOTrainer):
         gap = (data["old_log_probs"].values() - data["ref_log_prob"].values()).abs()[learned]
         metrics["early_experience/reference_gap"] = float(gap.max())
         return batch
+
+
+def _episode_infos(batch: KVBatchMeta) -> list[Mapping[str, object]]:
+    """Return the `reward_extra_info` of each episode of a batch; verl gives it to every turn."""
+    # A key is that of the episode, then the number of the turn.
+    turns = {key.rpartition("_")[0]: key for key in batch.keys}
+    fields = tq.kv_batch_get(keys=list(turns.values()), partition_id=batch.partition_id, select_fields=["extra_fields"])
+    return [extra.get("reward_extra_info", {}) for extra in fields.pop("extra_fields").tolist()]

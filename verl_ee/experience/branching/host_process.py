@@ -22,6 +22,11 @@ _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
 """A process with threads cannot be forked safely."""
 
 
+def host_variables() -> dict[str, str]:
+    """Return the environment variables of a process that holds environments: it imports what this one can."""
+    return os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
 class HostProcess:
     """A running host and its forked children.
 
@@ -40,7 +45,7 @@ class HostProcess:
                 [sys.executable, "-m", "verl_ee.experience.branching.host", str(file.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env=host_variables(),
                 pass_fds=[file.fileno()],
                 # A process group of its own, so that the forked children can be ended with the host.
                 start_new_session=True,

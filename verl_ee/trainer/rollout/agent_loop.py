@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import defaultdict
-from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 from uuid import uuid4
 
-import gymnasium
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
 
 from verl_ee.config import early_experience_of
-from verl_ee.envs import make
 from verl_ee.experience.task_files import AGENT_NAME
 from verl_ee.prompts.response import read_response
-from verl_ee.prompts.state import EpisodeHistory
+from verl_ee.prompts.state import EpisodeHistory, State
 from verl_ee.prompts.text import render_policy
 from verl_ee.trainer.protocols import SamplingParams
+from verl_ee.trainer.rollout.environments.messages import EnvironmentFailedError
+from verl_ee.trainer.rollout.environments.pool import EpisodeEnvironment, pool_of
+from verl_ee.trainer.rollout.episode_score import EpisodeScore
 from verl_ee.trainer.rollout.tokens import encoder_for
-
-_idle: dict[str, list[gymnasium.Env[str, str]]] = defaultdict(list)
-"""Environments of this process that no episode uses, by their config as JSON."""
 
 
 class TaskInfo(TypedDict):
@@ -31,39 +26,20 @@ class TaskInfo(TypedDict):
     Attributes:
         task: id of the task.
         seed: seed of the environment; None or missing: the environment's own choice.
+        instruction: the instruction, where the environment does not say it; None or missing: none.
     """
 
     task: str
     seed: NotRequired[int | None]
-
-
-@dataclass
-class _Episode:
-    """The result of an episode.
-
-    Attributes:
-        task: id of the task.
-        score: the environment's reward of the last step.
-        success: whether the task was solved.
-        no_action: number of responses without an action.
-        refused: number of actions that the environment refused.
-        over_length: 1 if the episode ended because its prompt grew too long, else 0.
-    """
-
-    task: str
-    score: float = 0.0
-    success: bool = False
-    no_action: int = 0
-    refused: int = 0
-    over_length: int = 0
+    instruction: NotRequired[str | None]
 
 
 @register(AGENT_NAME)
 class EnvironmentAgentLoop(AgentLoopBase):
     """One episode: a prompt and a response per turn, the reward at the end.
 
-    Every turn is a sample of its own, whose prompt is rendered from the last turns. The environment's reward of the
-    last step is the episode's score, and verl gives it to every turn.
+    Every turn is a sample of its own, whose prompt is rendered from the last turns. verl gives the score of the episode
+    to every turn. An environment that raises, hangs or crashes ends the episode, which keeps its turns and scores 0.
     """
 
     def __init__(self, *args: object, hf_model_type: str | None = None, **kwargs: object) -> None:
@@ -79,44 +55,62 @@ class EnvironmentAgentLoop(AgentLoopBase):
             extra_info: `extra_info` of the dataset row.
 
         Returns:
-            One output per turn; the last one carries the score and, under `reward_extra_info`, the task, success
-            (`acc`), the number of turns, and the shares of responses without an action and of refused actions.
+            One output per turn, with the action that was executed as `executed_action` in its `extra_fields`; the last
+            one carries the score and, under `reward_extra_info`, the numbers of `EpisodeScore`.
         """
-        environment = self._early.environment
-        key = json.dumps(environment.model_dump(), sort_keys=True)
-        env = _idle[key].pop() if _idle[key] else make(environment.id, environment.kwargs)
+        task, instruction = extra_info["task"], extra_info.get("instruction") or ""
+        score = EpisodeScore(str(task), self._early.episode_reward)
+        outputs: list[AgentLoopOutput] = []
         try:
-            return await self._play(env, extra_info, sampling_params)
-        finally:
-            _idle[key].append(env)
+            async with pool_of(self._early).episode(task, extra_info.get("seed")) as env:
+                await self._play(env, instruction, sampling_params, score, outputs)
+        except EnvironmentFailedError as failure:
+            score.fail(str(failure))
+        if not outputs:
+            outputs.append(await self._unplayed(instruction, sampling_params))
+        return _scored(outputs, score)
 
     async def _play(
-        self, env: gymnasium.Env[str, str], task_info: TaskInfo, sampling_params: SamplingParams
-    ) -> list[AgentLoopOutput]:
-        task = task_info["task"]
-        episode = _Episode(str(task))
-        observation, info = await asyncio.to_thread(env.reset, seed=task_info.get("seed"), options={"task": task})
-        history = EpisodeHistory(info["task"], self._early.history_length)
-        outputs: list[AgentLoopOutput] = []
-        ended = False
-        while not ended and len(outputs) < self._early.max_turns:
-            state = history.state(observation, info.get("admissible_actions"))
-            prompt = await asyncio.to_thread(self._encoder.prompt, render_policy(state, self._early.prompt))
+        self,
+        env: EpisodeEnvironment,
+        instruction: str,
+        sampling_params: SamplingParams,
+        score: EpisodeScore,
+        outputs: list[AgentLoopOutput],
+    ) -> None:
+        """Play an episode to its end, and add what it gives to `score` and `outputs`."""
+        seen = env.first
+        history = EpisodeHistory(instruction if seen.task is None else seen.task, self._early.history_length)
+        while not seen.ended and len(outputs) < self._early.max_turns:
+            state = history.state(seen.observation, seen.admissible_actions)
+            prompt = await self._prompt(state)
             if len(prompt) > self.rollout_config.prompt_length and outputs:
                 # verl would cut the prompt; the episode ends instead, without success, and is counted.
-                episode.over_length = 1
+                score.over_length = True
                 break
             outputs.append(await self._generate(prompt, sampling_params))
             response = self.tokenizer.decode(outputs[-1].response_ids, skip_special_tokens=True)
-            action = read_response(response, state.admissible_actions).action
-            episode.no_action += action is None
-            action = response.strip() if action is None else action
-            history.act(observation, action)
-            observation, reward, terminated, truncated, info = await asyncio.to_thread(env.step, action)
-            episode.refused += not info.get("valid", True)
-            episode.score, ended = float(reward), bool(terminated or truncated)
-        episode.success = bool(info.get("success", episode.score > 0.0))
-        return _scored(outputs, episode)
+            written = read_response(response, state.admissible_actions).action
+            action = response.strip() if written is None else written
+            outputs[-1].extra_fields["executed_action"] = action
+            score.act(written is not None)
+            history.act(seen.observation, action)
+            seen = await env.step(action)
+            score.add(seen)
+
+    async def _unplayed(self, instruction: str, sampling_params: SamplingParams) -> AgentLoopOutput:
+        """Return the output of an episode that never began, from which nothing is learned.
+
+        verl needs one for each episode. The token comes from the server, so that the output has every field that those
+        of other episodes have: log-probabilities, and the version of the weights.
+        """
+        prompt = await self._prompt(State(instruction, (), ""))
+        output = await self._generate(prompt[: self.rollout_config.prompt_length], {**sampling_params, "max_tokens": 1})
+        output.response_mask = [0] * len(output.response_ids)
+        return output
+
+    async def _prompt(self, state: State) -> list[int]:
+        return await asyncio.to_thread(self._encoder.prompt, render_policy(state, self._early.prompt))
 
     async def _generate(self, prompt: list[int], sampling_params: SamplingParams) -> AgentLoopOutput:
         output = await self.server_manager.generate(
@@ -135,20 +129,11 @@ class EnvironmentAgentLoop(AgentLoopBase):
         )
 
 
-def _scored(outputs: list[AgentLoopOutput], episode: _Episode) -> list[AgentLoopOutput]:
-    """Write the result of an episode into its outputs, and return them."""
-    turns = len(outputs)
+def _scored(outputs: list[AgentLoopOutput], score: EpisodeScore) -> list[AgentLoopOutput]:
+    """Write the score of an episode into its outputs, and return them."""
     for output in outputs:
-        output.num_turns = 2 * turns
+        output.num_turns = 2 * len(outputs)
         output.extra_fields |= {"turn_scores": [], "tool_rewards": []}
-    last = outputs[-1]
-    last.reward_score = episode.score
-    last.extra_fields["reward_extra_info"] = {
-        "task": episode.task,
-        "acc": float(episode.success),
-        "turns": turns,
-        "no_action": episode.no_action / turns,
-        "refused": episode.refused / turns,
-        "over_length": episode.over_length,
-    }
+    outputs[-1].reward_score = score.value
+    outputs[-1].extra_fields["reward_extra_info"] = score.info()
     return outputs

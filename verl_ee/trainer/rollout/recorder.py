@@ -82,6 +82,10 @@ class _Worker(AgentLoopWorker):
 
     def _problem_with(self, outputs: Sequence[AgentLoopOutput], calls: int, responses: int) -> str | None:
         """Return why the outputs of a row are not learned, or None."""
+        for output in outputs:
+            failure = output.extra_fields.get("reward_extra_info", {}).get("env_error")
+            if failure:
+                return f"the environment failed: {failure}. Repair the row or the environment."
         if calls < responses:
             return (
                 f"the agent loop ended after {calls} of {responses} responses of the expert. Compare them with what "

@@ -34,6 +34,7 @@ NAMES: tuple[UpstreamName, ...] = (
     UpstreamName("verl.experimental.separation.engine_workers", "DetachActorWorker", ("config", "role")),
     UpstreamName("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._load_checkpoint", ("self",)),
     UpstreamName("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._compute_ref_log_prob", ("self", "batch", "metrics")),
+    UpstreamName("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._balance_batch", ("self", "batch", "metrics")),
     UpstreamName("transfer_queue", "kv_batch_get", ("keys", "partition_id", "select_fields")),
     UpstreamName("verl.trainer.ppo.v1.trainer_base", "PPOTrainer.fit", ("self", "agent_loop_manager")),
     UpstreamName("verl.trainer.ppo.v1.trainer_base", "PPOTrainer.on_train_begin", ("self",)),
