@@ -31,6 +31,17 @@ class Outcome:
         """Whether the environment said that it did not take the action."""
         return self.valid is False
 
+    def difference(self, later: Outcome) -> str:
+        """Return in what a later outcome of the same action differs, with both values; empty if in nothing.
+
+        Ways to write the action are no difference.
+        """
+        for name in ("observation", "valid", "done", "outcome_class"):
+            before, after = getattr(self, name), getattr(later, name)
+            if before != after:
+                return f"{name} was {before!r} and is {after!r}"
+        return ""
+
 
 def class_of(outcome: Outcome, observation_before: str) -> str:
     """Return the class of an outcome: the environment's own, else `REFUSED`, `NO_CHANGE` or `CHANGED`.

@@ -59,3 +59,24 @@ def test_faults_are_counted_by_kind_and_the_first_are_shown() -> None:
         item.check(ACTIONS)
     shown = str(raised.value).splitlines()[1:]
     assert shown == [f"  trajectory 0, step {step}, action 'press 1': message {step}" for step in (1, 2, 3)]
+
+
+def test_an_action_with_two_outcomes_is_a_failed_one_that_tells_what_to_do() -> None:
+    item = failures(failed=1 / ACTIONS)
+    item.add_conflict(StateRef(0, 1), "press 1", None)
+    assert (item.failed, item.kinds) == ({}, {})
+    for _ in range(2):
+        item.add_conflict(StateRef(0, 1), "press 1", "observation was 'a' and is 'b'")
+        item.add_unshared_action(StateRef(0, 1), "press 1")
+    assert item.kinds == {"conflict": 1}
+    item.check(ACTIONS)
+    item.add_conflict(StateRef(0, 2), "press 2", "done was False and is True")
+    with pytest.raises(BranchError) as raised:
+        item.check(ACTIONS)
+    for word in (f"2 of {ACTIONS} actions", "nondeterministic=True", "'press 1': observation was 'a' and is 'b'"):
+        assert word in str(raised.value)
+    other = failures()
+    other.add_failed_actions(StateRef(0, 1), [fault(1, "press 1")])
+    with pytest.raises(BranchError) as raised:
+        other.check(ACTIONS)
+    assert "nondeterministic=True" not in str(raised.value)

@@ -37,11 +37,11 @@ class Ledger:
         for ref in self.plan.refs():
             self.plan.decide(ref)
 
-    def execute(self, ref: StateRef, action: str) -> None:
+    def execute(self, ref: StateRef, action: str, done: bool = False) -> None:
         """Make an outcome known."""
         trajectory, state = self.plan.trajectories[ref.trajectory], self.plan.key(ref)
         path = tuple(step.action for step in trajectory.steps[: ref.step])
-        outcome = Outcome(action, shown(trajectory.task, trajectory.seed, [*path, action]), True, False)
+        outcome = Outcome(action, shown(trajectory.task, trajectory.seed, [*path, action.strip()]), True, done)
         self.cache.add([Transition(transition_key(state, action.strip()), state, "", path, outcome)])
 
     def units(self) -> list[WorkUnit]:
@@ -85,6 +85,23 @@ def test_what_is_known_is_not_asked_for(tmp_path: Path) -> None:
     third = [proposal.action for proposal in ledger.plan.proposals[refs[2]]]
     requested = [(1, "press 0"), (1, second[0]), (1, second[2]), *((2, action) for action in third)]
     assert open_actions(unit) == requested
+
+
+def test_an_action_with_two_outcomes_is_not_asked_for_again(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, [expert(length=2)])
+    refs = list(ledger.plan.refs())
+    chosen = ledger.plan.proposals[refs[0]][0].action
+    for action in (chosen, "press 0"):
+        ledger.execute(refs[0], action)
+        ledger.execute(refs[0], f" {action}", done=True)
+    ledger.execute(refs[1], "press 0", done=True)
+    (unit,) = ledger.units()
+    assert chosen not in [action for step, action in open_actions(unit) if step == 0]
+    assert [(request.step, request.include_expert) for request in unit.requests] == [(0, False), (1, False)]
+    assert set(ledger.plan.missing_actions(refs[0])) >= {chosen, "press 0"}
+    for action in (chosen, "press 0"):
+        assert "done was False and is True" in str(ledger.plan.conflict(refs[0], action))
+    assert ledger.plan.conflict(refs[1], "press 0") is None
 
 
 def test_the_experts_outcome_is_not_asked_for_where_it_is_not_wanted(tmp_path: Path) -> None:

@@ -26,7 +26,10 @@ from support.game_collections import (
 from support.games import SavedDice, expert
 from support.jobs import ROOT
 
-from verl_ee.experience.store import BRANCHES, read_branches
+from verl_ee.errors import BranchError
+from verl_ee.experience.collecting.transition_cache import TransitionCache
+from verl_ee.experience.files.part_files import PartFiles
+from verl_ee.experience.store import BRANCHES, TRANSITION_SCHEMA, read_branches
 
 TESTS = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
 """Where a process of its own finds the programs of the tests."""
@@ -49,6 +52,26 @@ def test_what_another_run_has_executed_is_not_executed_again(tmp_path: Path) -> 
     assert (more.reused, more.cost.env_steps) == (24 * 9, 4 * (6 * 3 + 5))
     fewest = in_one_process(tmp_path / "expected", experts, k=4)
     assert tables(tmp_path / "fewer") == fewest
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_action_with_two_outcomes_in_a_shared_folder_fails_alone(tmp_path: Path) -> None:
+    experts = [expert(f"game {number}", 6, listed=40) for number in range(2)]
+    values = {"trajectories": experts, "cache": str(tmp_path / "cache"), "kwargs": {"listed": 40}, "k": 4}
+    collect(tmp_path / "first", **values)
+    rows = [row for row in TransitionCache(tmp_path / "cache", str.strip).parts.read() if len(row["prefix"]) == 2]
+    contradicted = next(row for row in rows if row["task"] == "game 1" and row["action"] != "press 0")
+    foreign = PartFiles(tmp_path / "cache", TRANSITION_SCHEMA)
+    foreign.write([contradicted | {"observation": "You see a dragon."}])
+    result = collect(tmp_path / "second", **values, max_failed=0.5)
+    assert (result.failed, result.lost, result.faults) == (1, 0, {"conflict": 1})
+    missing = frozenset({("game 1", 2, contradicted["action"])})
+    assert tables(tmp_path / "second") == in_one_process(tmp_path / "expected", experts, missing, k=4)
+    with pytest.raises(BranchError) as raised:
+        collect(tmp_path / "third", **values, max_failed=0.0)
+    for word in ("1 of 60 actions", repr(contradicted["action"]), "'You see a dragon.'", "nondeterministic=True"):
+        assert word in str(raised.value)
+    assert str(tmp_path / "cache") in str(raised.value)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -55,28 +55,44 @@ def test_transitions_are_known_by_state_and_form(tmp_path: Path) -> None:
     [{"observation": "dragon"}, {"valid": False}, {"valid": None}, {"done": True}, {"outcome_class": "x"}],
     ids=str,
 )
-def test_two_outcomes_of_one_transition_are_refused_with_both(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_an_action_with_two_outcomes_is_not_known_and_everything_else_is(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     first = transition("game 3", ["press 0"], "press 1")
     second = replace(first, outcome=replace(first.outcome, action=" press 1\n", **change))
+    other = transition("game 3", ["press 0"], "press 2")
     mine, yours = TransitionCache(tmp_path, str.strip), TransitionCache(tmp_path, str.strip)
-    mine.add([first])
+    mine.add([first, other])
     mine.flush()
-    with pytest.raises(StoreError, match="Two outcomes of one transition"):
-        mine.add([second])
+    mine.add([second])
     yours.add([second])
     yours.flush()
-    with pytest.raises(StoreError) as raised:
-        TransitionCache(tmp_path, str.strip)
-    for word in (
-        str(tmp_path),
-        "'game 3'",
-        "after 1 actions",
-        "press 1",
-        repr(first.outcome.observation),
-        "nondeterministic",
-    ):
-        assert word in str(raised.value)
-    assert repr(second.outcome.observation) in str(raised.value)
+    # Whichever of the files is read first, and also where a third outcome comes.
+    yours.add([first, second, replace(first, outcome=replace(first.outcome, observation="A third."))])
+    yours.flush()
+    for cache in (mine, yours, TransitionCache(tmp_path, str.strip)):
+        (action,) = cache.conflicts(first.state)
+        assert action == "press 1"
+        assert "press 1" not in cache.known(first.state)
+    again = TransitionCache(tmp_path, str.strip)
+    assert again.known(first.state) == {"press 2": other}
+    assert again.known_at_start == {other.key}
+    message = again.conflicts(first.state)["press 1"]
+    ((name, value),) = change.items()
+    for word in (str(tmp_path), f"{name} was", repr(value), repr(getattr(first.outcome, name))):
+        assert word in message
+
+
+def test_equal_outcomes_are_no_conflict_however_often_they_come(tmp_path: Path) -> None:
+    cache = TransitionCache(tmp_path, str.strip)
+    for _ in range(2):
+        cache.add(TRANSITIONS)
+        cache.add(
+            [replace(item, outcome=replace(item.outcome, action=f" {item.outcome.action}")) for item in TRANSITIONS]
+        )
+    assert all(not cache.conflicts(item.state) for item in TRANSITIONS)
+    cache.flush()
+    assert TransitionCache(tmp_path, str.strip).known_at_start == {item.key for item in TRANSITIONS}
 
 
 def test_an_owner_shares_with_nobody(tmp_path: Path) -> None:

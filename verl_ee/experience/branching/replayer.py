@@ -110,14 +110,9 @@ class Replayer:
 
     def _keep_outcome(self, step: int, outcome: Outcome) -> None:
         """Keep the outcome of an expert's action; a later walk must have the same."""
-        before = self.expert_outcomes.setdefault(step, outcome)
-        if before != outcome:
-            differences = [
-                f"{name} was {value!r} and is {vars(outcome)[name]!r}"
-                for name, value in vars(before).items()
-                if value != vars(outcome)[name]
-            ]
-            raise StateLostError("outcome", f"at step {step}, the expert's action came out otherwise: {differences[0]}")
+        difference = self.expert_outcomes.setdefault(step, outcome).difference(outcome)
+        if difference:
+            raise StateLostError("outcome", f"at step {step}, the expert's action came out otherwise: {difference}")
 
     def _arrive(self, step: int, view: StateView) -> None:
         self._prove(step, view, f"at step {step}")

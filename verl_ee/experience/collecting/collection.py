@@ -123,7 +123,6 @@ class Collection:
         Raises:
             BranchError: if more states or actions failed than the config allows, or fewer alternatives were found.
             EnvError: if the environment cannot be made, or offers no method to restore a state.
-            StoreError: if one transition had two outcomes.
         """
         from verl_ee.experience.branching.workers import WorkerPool
 
@@ -207,8 +206,11 @@ class Collection:
         proposals = [Proposal(action, self._config.alternatives) for action in result.alternatives]
         self.plan.record(result.ref, DecidedState(tuple(proposals), result.usage))
         expert_outcomes = [] if result.expert_outcome is None else [result.expert_outcome]
-        self._cache.add(self._transitions(result.ref, [*result.outcomes, *expert_outcomes]))
+        outcomes = [*result.outcomes, *expert_outcomes]
+        self._cache.add(self._transitions(result.ref, outcomes))
         self._failures.add_failed_actions(result.ref, result.faults)
+        for outcome in outcomes:
+            self._failures.add_conflict(result.ref, outcome.action, self.plan.conflict(result.ref, outcome.action))
 
     def _transitions(self, ref: StateRef, outcomes: Iterable[Outcome]) -> list[Transition]:
         trajectory, state = self.plan.trajectories[ref.trajectory], self.plan.key(ref)
@@ -230,6 +232,7 @@ class Collection:
         for ref in self.plan.refs():
             if ref not in lost:
                 for action in self.plan.missing_actions(ref):
+                    self._failures.add_conflict(ref, action, self.plan.conflict(ref, action))
                     self._failures.add_unshared_action(ref, action)
         tables = result_tables(self.plan, self._cache, lost.keys())
         self._failures.check(tables.actions)

@@ -12,6 +12,11 @@ from verl_ee.experience.state_ref import StateRef
 
 SHOWN = 3
 """Faults that a message shows."""
+CONFLICT = "conflict"
+CONFLICT_ADVICE = (
+    "Where an action has two outcomes, register the environment with nondeterministic=True, or delete the folder that "
+    "holds both if the environment has changed without its version. "
+)
 
 
 class Failures:
@@ -50,6 +55,19 @@ class Failures:
             if fault.action is not None:
                 self.failed[ref, fault.action] = fault
 
+    def add_conflict(self, ref: StateRef, action: str, difference: str | None) -> None:
+        """Record an action that has two outcomes, of which none is kept.
+
+        Args:
+            ref: the state.
+            action: the action.
+            difference: how they differ, or None if there is no conflict.
+        """
+        if difference is None or (ref, action) in self.failed:
+            return
+        self.failed[ref, action] = Fault(ref, CONFLICT, difference, action)
+        self.kinds[CONFLICT] += 1
+
     def add_unshared_action(self, ref: StateRef, action: str) -> None:
         """Record an action that another trajectory was to execute in the same state and could not."""
         message = "another trajectory comes by this state, and the action could not be executed there"
@@ -73,9 +91,11 @@ class Failures:
             raise self._error(problem, "max_failed", config.max_failed, self.failed.values())
 
     def _error(self, problem: str, key: str, allowed: float, faults: Iterable[Fault]) -> BranchError:
+        faults = list(faults)
         first = "\n  ".join(sorted(str(fault) for fault in faults)[:SHOWN])
+        hint = CONFLICT_ADVICE if any(fault.kind == CONFLICT for fault in faults) else ""
         return BranchError(
             f"{problem}, more than {self._config.key(key)}={allowed:g} allows. The expert file may not describe this "
             f"environment, or the environment is not deterministic: try `verl-ee envs check {self._environment_id}`. "
-            f"All results so far are kept. First:\n  {first}"
+            f"{hint}All results so far are kept. First:\n  {first}"
         )

@@ -115,6 +115,10 @@ class CollectionPlan:
         known, canonical = self._cache.known(self.key(ref)), self.canonical(ref)
         return [proposal.action for proposal in self.wanted(ref) if canonical(proposal.action) not in known]
 
+    def conflict(self, ref: StateRef, action: str) -> str | None:
+        """Return how two outcomes of an action differ, or None if it has no more than one."""
+        return self._cache.conflicts(self.key(ref)).get(self.canonical(ref)(action))
+
     def work_units(self, indices: Iterable[int]) -> list[WorkUnit]:
         """Return what is to be executed along some trajectories; one with nothing left to execute has no unit."""
         units = [self.work_unit(index) for index in indices]
@@ -135,7 +139,8 @@ class CollectionPlan:
         """Return the request of a state, or None if nothing is left to execute there."""
         state, canonical = self.key(ref), self.canonical(ref)
         planned = self._planned.setdefault(state, set())
-        known = planned | set(self._cache.known(state))
+        # Another execution would not tell which of two outcomes is right.
+        known = planned | set(self._cache.known(state)) | set(self._cache.conflicts(state))
         sorted_known = tuple(sorted(known))
         include_expert = self._config.include_expert_transition and canonical(self.expert_action(ref)) not in known
         if ref not in self.proposals:

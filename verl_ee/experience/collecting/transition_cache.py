@@ -1,22 +1,21 @@
 """Transitions that have been executed: small immutable files that any number of writers add to one folder.
 
-A killed run goes on from the transitions that it finds here. Runs that share a folder never execute an action twice.
+A killed run goes on from the transitions that it finds here. Runs that share a folder never execute an action twice,
+unless they do so at the same time. If it then has two outcomes, nobody can tell which one is right: neither is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from verl_ee.envs import CanonicalForm
-from verl_ee.errors import StoreError
 from verl_ee.experience.files.part_files import PartFiles
 from verl_ee.experience.store import TRANSITION_SCHEMA, Transition, transition_of, transition_row
 
 
 class TransitionCache:
-    """Transitions by state and canonical action.
+    """Transitions by state and canonical action, without those whose action has two outcomes.
 
     Attributes:
         parts: the files of the folder.
@@ -31,10 +30,11 @@ class TransitionCache:
             canonical: canonical form of the actions.
 
         Raises:
-            StoreError: if a file is broken, or two transitions contradict each other.
+            StoreError: if a file is broken.
         """
         self.parts, self._canonical = PartFiles(folder, TRANSITION_SCHEMA), canonical
         self._by_state: dict[str, dict[str, Transition]] = {}
+        self._conflicts: dict[str, dict[str, str]] = {}
         self._unwritten: list[Transition] = []
         for row in self.parts.read():
             self._keep(transition_of(row))
@@ -46,12 +46,12 @@ class TransitionCache:
         """Return the transitions from a state, by canonical action."""
         return self._by_state.get(state, {})
 
-    def add(self, transitions: Iterable[Transition]) -> None:
-        """Add transitions; one whose action is known must have the known outcome.
+    def conflicts(self, state: str) -> Mapping[str, str]:
+        """Return the actions from a state that have two outcomes, by canonical action, each with the difference."""
+        return self._conflicts.get(state, {})
 
-        Raises:
-            StoreError: if the same action in the same state had another outcome before.
-        """
+    def add(self, transitions: Iterable[Transition]) -> None:
+        """Add transitions; an action whose known outcome is another one has a conflict from then on."""
         for transition in transitions:
             if self._keep(transition):
                 self._unwritten.append(transition)
@@ -63,18 +63,18 @@ class TransitionCache:
         self.parts.write(rows)
 
     def _keep(self, transition: Transition) -> bool:
-        """Return whether the transition is new."""
-        outcome = transition.outcome
-        by_action = self._by_state.setdefault(transition.state, {})
-        before = by_action.setdefault(self._canonical(outcome.action), transition)
+        """Return whether the transition says something new."""
+        state, action = transition.state, self._canonical(transition.outcome.action)
+        if action in self.conflicts(state):
+            return False
+        by_action = self._by_state.setdefault(state, {})
+        before = by_action.setdefault(action, transition)
         if before is transition:
             return True
-        known = before.outcome
-        if replace(known, action=outcome.action) != outcome:
-            raise StoreError(
-                f"Two outcomes of one transition in {self.parts.folder}: task {transition.task!r}, after "
-                f"{len(transition.prefix)} actions, {outcome.action!r} led to {known.observation!r} and to "
-                f"{outcome.observation!r}. The environment is not deterministic: register it with "
-                "nondeterministic=True, or delete the folder if the environment has changed without its version."
-            )
-        return False
+        difference = before.outcome.difference(transition.outcome)
+        if difference:
+            del by_action[action]
+            message = f"it has two outcomes in {self.parts.folder}: {difference}"
+            self._conflicts.setdefault(state, {})[action] = message
+        # Both outcomes are written, so that whoever reads the folder later sees the conflict.
+        return bool(difference)
