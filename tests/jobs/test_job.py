@@ -26,7 +26,7 @@ def test_summary_lists_every_stage(job: Job) -> None:
     for stage in summary["stages"]:
         assert stage["episodes"] == {"seen": 16, "unseen": 16}
         assert all(0.0 <= share <= 1.0 for share in stage["success"].values())
-        assert set(stage["outcomes"]) == {"seen", "unseen"}
+        assert set(stage["outcomes"]) == set(stage["no_action"]) == {"seen", "unseen"}
         for split, tasks in stage["outcomes"].items():
             assert len(tasks) == 16
             assert stage["success"][split] == sum(tasks.values()) / 16
@@ -62,6 +62,8 @@ def test_metrics_have_a_step_key_of_their_own(job: Job) -> None:
     grpo = [row for row in rows if row["stage"] == "grpo"]
     assert [row["step"] for row in grpo] == [1, 2]
     assert all(row["early_experience/optimizer_steps"] >= 1 for row in grpo)
+    assert all(0 <= row[f"early_experience/{share}"] <= 1 for row in grpo for share in ("no_action", "refused"))
+    assert all(row["early_experience/env_failed"] == 0 for row in grpo)
     logged = [json.loads(line) for line in (job.folder / "log.jsonl").read_text().splitlines()]
     assert sum("early_experience/world_model/loss" in row["data"] for row in logged) == sum(
         row["stage"] == "world_model" for row in stages

@@ -108,6 +108,7 @@ class Odd(AgentLoopBase):
             response_mask={"mask": mask[:-1], "unlearned": [0] * len(mask)}.get(case, mask),
             multi_modal_data={"images": [1]} if case == "image" else None,
             metrics=AgentLoopMetrics(),
+            extra_fields={"reward_extra_info": {"env_error": "it hung"}} if case == "environment" else {},
         )
 
 
@@ -146,6 +147,7 @@ FAILURES = {
     "long question": (row("tool_agent", "why " * 300, ["Hello."]), ["prompt reaches 200 tokens"]),
     "mask": (row("odd", "Go.", ["a"], case="mask"), ["response mask of 1 for 2 tokens", "Repair"]),
     "nothing learned": (row("odd", "Go.", ["a"], case="unlearned"), ["leaves nothing to learn"]),
+    "environment": (row("odd", "Go.", ["a"], case="environment"), ["the environment failed: it hung", "Repair"]),
     "images": (row("odd", "Go.", ["a"], case="image"), ["images"]),
     "goes on": (row("odd", "Go.", [f"a{END}b"]), ["goes on after '<|im_end|>'", "End it there"]),
 }

@@ -126,7 +126,7 @@ def test_lines_of_stages() -> None:
     stage = StageResult("grpo", 1.0, {"seen": 0.453125, "unseen": 0.5}, {"seen": 64, "unseen": 32})
     assert evaluated_line(stage, 6) == "grpo step 6, success: seen 45.3 % of 64, unseen 50.0 % of 32 episodes"
     assert evaluated_line(stage) == "grpo, success: seen 45.3 % of 64, unseen 50.0 % of 32 episodes"
-    told = replace(stage, no_action={"seen": 0.0312, "unseen": 0.0})
+    told = replace(stage, no_action={"unseen": 0.0, "seen": 0.0312})
     assert evaluated_line(told, 6) == (
         "grpo step 6, success: seen 45.3 % of 64, unseen 50.0 % of 32 episodes; "
         "responses without an action: seen 3.1 %, unseen 0.0 %"

@@ -129,7 +129,8 @@ def evaluated_line(result: StageResult, step: int | None = None) -> str:
     """
     shares = [f"{split} {100 * value:.1f} % of {result.episodes[split]}" for split, value in result.success.items()]
     after = result.name if step is None else f"{result.name} step {step}"
-    actionless = [f"{split} {100 * share:.1f} %" for split, share in result.no_action.items()]
+    known = [split for split in result.success if split in result.no_action]
+    actionless = [f"{split} {100 * result.no_action[split]:.1f} %" for split in known]
     tail = f"; responses without an action: {', '.join(actionless)}" if actionless else ""
     return f"{after}, success: {', '.join(shares)} episodes{tail}"
 

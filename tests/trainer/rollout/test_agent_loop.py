@@ -47,11 +47,18 @@ def test_the_outputs_of_an_episode_make_a_batch_of_verl(tmp_path: Path) -> None:
 def test_the_score_is_the_last_reward_or_the_sum_of_all(tmp_path: Path) -> None:
     responses = ["Action: earn 0.5", "Action: earn 0.25", "Action: earn 0"] * 2
     for key, score in {"last": 0.0, "sum": 1.5}.items():
-        (outputs,) = world(tmp_path, told=False, episode_reward=key).play(responses)
+        (outputs,) = world(tmp_path, episode_reward=key).play(responses)
         assert outputs[-1].reward_score == score
         assert info_of(outputs)["acc"] == 0.0
-    (outputs,) = world(tmp_path, told=False).play([WIN])
-    assert info_of(outputs)["acc"] == 1.0
+
+
+@pytest.mark.parametrize(("last", "solved"), [("earn 0", 0.0), ("win", 1.0)])
+def test_an_environment_that_does_not_say_it_rewards_the_step_that_solves_its_task(
+    tmp_path: Path, last: str, solved: float
+) -> None:
+    responses = [*["Action: earn 0.5"] * 5, f"Action: {last}"]
+    (outputs,) = world(tmp_path, told=False, episode_reward="sum").play(responses)
+    assert (outputs[-1].reward_score, info_of(outputs)["acc"]) == (2.5 + solved, solved)
 
 
 def test_an_environment_that_does_not_say_its_task_gets_the_instruction_of_the_row(tmp_path: Path) -> None:
