@@ -136,6 +136,49 @@ def test_the_matched_budget_holds_whatever_the_epochs_of_the_world_model_and_how
     assert modelled[1] + imitated[1] == 10
 
 
+@pytest.mark.parametrize(
+    ("share", "modelled", "first", "second"),
+    [
+        # Alone, twenty states take 2 * 5 and 3 * 10 steps: 40.
+        (0.5, 20, 5, 15),
+        (0.25, 10, 7, 23),
+        (0.1, 4, 9, 27),
+        (0.95, 38, 1, 1),
+    ],
+)
+def test_the_matched_budget_is_that_of_all_stages_of_imitation_together(
+    share: float, modelled: int, first: int, second: int, tmp_path: Path
+) -> None:
+    world = World(tmp_path, 4, 30)
+    stages = {
+        "world_model": {"batch_size": 4},
+        "imitation": {"batch_size": 4, "epochs": 2},
+        "again": {"objectives": ["imitation"], "batch_size": 2, "epochs": 3},
+    }
+    given = config(stages, budget="matched", matched_share=share)
+    data = world.stage_data(given)
+    taken = {name: steps_taken(data, given, name) for name in stages}
+    assert taken == {"world_model": (4 * modelled, modelled), "imitation": (20, first), "again": (20, second)}
+    assert sum(steps for _, steps in taken.values()) == 40
+
+
+def test_the_matched_budget_is_shared_by_two_stages_of_the_world_model(tmp_path: Path) -> None:
+    world = World(tmp_path, 4, 30)
+    stages = {
+        "world_model": {"batch_size": 4},
+        "more": {"objectives": ["world_model"], "batch_size": 8, "epochs": 2},
+        "imitation": {"batch_size": 1, "epochs": 2},
+    }
+    given = config(stages, budget="matched", matched_share=0.5)
+    data = world.stage_data(given)
+    # Of 40 steps 20 are the world model's: 40 branches take 10 in the first stage, and 2 * 5 in the second.
+    assert {name: steps_taken(data, given, name) for name in stages} == {
+        "world_model": (40, 10),
+        "more": (40, 10),
+        "imitation": (20, 20),
+    }
+
+
 # Which branches
 
 
