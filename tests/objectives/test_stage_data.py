@@ -316,3 +316,27 @@ def test_a_thought_of_the_expert_is_learned_by_imitation_and_read_by_nobody(tmp_
         assert not any("THOUGHT" in text_of(example.target) for example in by_stage[name])
     # They would be there if states had them: eight turns of the past are shown.
     assert any("> press 0" in text_of(example.prompt) for example in by_stage["world_model"])
+
+
+def test_what_an_expert_did_after_the_task_was_solved_is_known_to_the_world_model_alone(tmp_path: Path) -> None:
+    world = World(tmp_path, 4, 1)
+    # In the first two trajectories the task is solved before the last two of five steps.
+    world.trajectories = [
+        replace(
+            item, steps=tuple(replace(given, solved=index < 2 and step > 2) for step, given in enumerate(item.steps))
+        )
+        for index, item in enumerate(world.trajectories)
+    ]
+    stages = {"world_model": {}, "imitation": {"epochs": 2}}
+    data = world.stage_data(config(stages))
+    origins = [example.provenance for example in data.examples("imitation").examples]
+    assert origins == [
+        f"trajectory {index}, step {step}" for index in range(4) for step in range(5) if index > 1 or step < 3
+    ]
+    assert len(data.examples("world_model").examples) == len(world.branches) == 40
+    # A budget counts the states that are imitated: 16, and 2 * 4 steps alone.
+    one_to_one = config(stages, budget="one_to_one")
+    assert steps_taken(world.stage_data(one_to_one), one_to_one, "world_model")[0] == 16
+    matched = config(stages, budget="matched")
+    taken = [steps_taken(world.stage_data(matched), matched, name)[1] for name in stages]
+    assert taken == [4, 4]

@@ -101,7 +101,7 @@ def trajectory(*actions: str, listed: bool = False) -> ExpertTrajectory:
         ExpertStep(f"Room {number}.", action, f"I think {number}.", (action, "sit down") if listed else None)
         for number, action in enumerate(actions)
     )
-    return ExpertTrajectory("test/World", "1", "task 0", "Leave the house.", steps, "Garden.", True)
+    return ExpertTrajectory("verl_ee/Household-v0", "1", "task 0", "Leave the house.", steps, "Garden.", True)
 
 
 def situation(state: State, expert: ExecutedBranch, *others: ExecutedBranch) -> Situation:

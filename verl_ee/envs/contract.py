@@ -48,12 +48,14 @@ class ExpertStep:
         action: the action taken.
         thought: the reason for the action, or None.
         admissible_actions: actions that the environment listed before the action, or None.
+        solved: whether the task was solved before the step; None: not known.
     """
 
     observation: str
     action: str
     thought: str | None = None
     admissible_actions: tuple[str, ...] | None = None
+    solved: bool | None = None
 
 
 @dataclass(frozen=True)

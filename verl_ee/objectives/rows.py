@@ -52,9 +52,14 @@ class Row:
 def imitation_rows(
     trajectories: Iterable[ExpertTrajectory], history_length: int, wording: PromptConfig
 ) -> Iterator[Row]:
-    """Yield one row per expert step: the state, then the expert's thought (if it has one) and action."""
+    """Yield one row per expert step: the state, then the expert's thought (if it has one) and action.
+
+    A step that the expert took after the task was solved is left out.
+    """
     for index, trajectory in enumerate(trajectories):
         for step, state in enumerate(expert_states(trajectory, history_length)):
+            if trajectory.steps[step].solved:
+                continue
             expert_step = trajectory.steps[step]
             response = render_response(expert_step.action, expert_step.thought)
             yield Row(tuple(render_policy(state, wording)), response, "imitation", f"trajectory {index}, step {step}")

@@ -123,7 +123,7 @@ class StageRows:
             return len(self._given_rows[objective])
         if objective == "reflection":
             return sum(rationale.accepted for rationale in read_rationales(self._texts))
-        return sum(len(trajectory.steps) for trajectory in self._trajectories)
+        return sum(not step.solved for trajectory in self._trajectories for step in trajectory.steps)
 
 
 class StageData(StageRows):

@@ -20,6 +20,7 @@ from verl_ee.experience.store import read_branches
 from verl_ee.objectives.examples import Encoder, Example
 from verl_ee.objectives.reflection.rationales import gate_counts, write_rationales
 from verl_ee.objectives.reflection.situations import situations
+from verl_ee.objectives.reflection.state_choice import choose_states
 from verl_ee.objectives.reflection.template_writer import TemplateWriter
 from verl_ee.objectives.row_files import read_rows
 from verl_ee.objectives.stage_data import StageData
@@ -73,6 +74,7 @@ class DataPreparation:
         experts = ExpertFile(Path(), "", ())
         if needs_experts(early):
             experts = load_experts(early.experts, early.environment.id, early.environment.kwargs, early.max_experts)
+            self._log_solved(experts)
         given_rows = read_rows(early.examples)
         stores = self._collect(experts, sets_of(early, list(given_rows)))
         data = StageData(
@@ -89,6 +91,16 @@ class DataPreparation:
             self._write_rationales(experts, stores[early.reflection.collect])
         self._write_summaries(data)
         return data
+
+    def _log_solved(self, experts: ExpertFile) -> None:
+        """Log how many steps experts took after their task was solved, if there are some."""
+        steps = [step for trajectory in experts.trajectories for step in trajectory.steps]
+        solved = sum(bool(step.solved) for step in steps)
+        if solved:
+            logger.info(
+                f"experts: {solved} of {len(steps)} steps come after the task was solved; the world model learns them, "
+                "imitation and reflection do not"
+            )
 
     def _collect(self, experts: ExpertFile, names: list[str]) -> dict[str, Path]:
         """Collect every set of branches that has not been collected, and return the folder of each."""
@@ -125,10 +137,15 @@ class DataPreparation:
             return
         began, config = time.monotonic(), self.early.reflection
         branches = read_branches(store)
-        to_explain = situations(experts.trajectories, branches, self.early.history_length, config.k, config.balanced)
+        every = situations(experts.trajectories, branches, self.early.history_length, config.k, config.balanced)
+        choice = choose_states(every, config.states)
+        if choice.line:
+            logger.info(f"reflect: {choice.line}")
         writer_config = self.early.writer(config.writer)
         writer = TemplateWriter() if writer_config.kind == "template" else self._writer(config.writer, writer_config)
-        rationales = write_rationales(self.folder.files, to_explain, writer, config.gates, config.min_accepted or 0.0)
+        rationales = write_rationales(
+            self.folder.files, choice.situations, writer, config.gates, config.min_accepted or 0.0
+        )
         gates, seconds = gate_counts(rationales), time.monotonic() - began
         self.summary.record_rationales(gates, seconds)
         logger.info(f"reflect: {gates.get('accepted', 0)} of {len(rationales)} rationales accepted ({seconds:.0f} s)")
