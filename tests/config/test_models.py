@@ -107,7 +107,7 @@ def test_what_is_shipped_parses_and_holds_only_what_differs_from_a_default(name:
         ("imitation", "max_turns", 30),
         ("imitation", "save_freq", 500),
         ("iwm", "world_model.budget", "full"),
-        ("sr", "reflection.min_accepted", 0.0),
+        ("sr", "reflection.min_accepted", None),
         ("sr", "reflection.writer", "policy"),
         ("iwm", "hand_over.reference", "mid_trained"),
     ],
@@ -155,8 +155,8 @@ def test_the_stages_of_the_world_model_method() -> None:
         ("collect.world_model.kk", 3, ["Did you mean 'k'", "workers"]),
         ("stages.imitation.epoch", 3, ["Did you mean 'epochs'", "batch_size"]),
         ("stages.world_model.learning_rate", 1e-5, ["Allowed: ", "lr"]),
-        ("collect.world_model.k", 0, ["greater than or equal to 1"]),
-        ("collect.world_model.k", -3, ["greater than or equal to 1"]),
+        ("collect.world_model.k", -1, ["greater than or equal to 0"]),
+        ("collect.world_model.k", -3, ["greater than or equal to 0"]),
         ("collect.world_model.k", "many", ["integer"]),
         ("collect.world_model.k", 2.5, ["integer"]),
         ("collect.world_model.k", None, ["integer"]),
@@ -214,10 +214,10 @@ def test_a_key_that_is_not_there_is_asked_for(key: str) -> None:
 
 
 def test_all_problems_are_told_at_once() -> None:
-    keys = changed("collect.world_model.k", 0) | {"max_turns": "x", "unknwon": 1}
+    keys = changed("collect.world_model.k", -1) | {"max_turns": "x", "unknwon": 1}
     lines = refusal(keys).splitlines()
     assert len(lines) == 3
-    for key in ("collect.world_model.k=0", "max_turns='x'", "unknwon=1"):
+    for key in ("collect.world_model.k=-1", "max_turns='x'", "unknwon=1"):
         assert sum(f"early_experience.{key}" in line for line in lines) == 1
 
 
@@ -238,6 +238,25 @@ def test_a_choice_by_class_that_has_nothing_to_choose_is_refused(key: str, limit
     assert f"Set early_experience.{key}.{limit}" in refusal(keys)
     keys[key][limit] = 2
     parse(keys)
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        ({}, 0.1),
+        ({"writer": "template"}, 0.0),
+        ({"writer": "mine"}, 0.1),
+        ({"writer": "rule"}, 0.0),
+        ({"min_accepted": 0.0}, 0.0),
+        ({"writer": "template", "min_accepted": 0.7}, 0.7),
+    ],
+)
+def test_the_rationales_of_a_language_model_must_pass_in_part_unless_a_job_says_otherwise(
+    settings: dict[str, Any], share: float
+) -> None:
+    keys = changed("writers", {"mine": {"kind": "policy"}, "rule": {"kind": "template"}}, "sr")
+    keys["reflection"] = settings
+    assert parse(keys).min_accepted == share
 
 
 def test_a_job_without_a_stage_is_refused() -> None:

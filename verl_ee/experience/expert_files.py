@@ -17,7 +17,7 @@ from verl_ee.experience.files.json_lines import JsonObject, Value, check_keys, c
 SCHEMA = "verl_ee.expert"
 VERSION = 1
 _KEYS = {"schema", "environment", "task", "seed", "instruction", "steps", "final_observation", "success"}
-_STEP_KEYS = {"observation", "action", "thought", "admissible_actions"}
+_STEP_KEYS = {"observation", "action", "thought", "admissible_actions", "solved"}
 _check_keys = partial(check_keys, error=ExpertFileError)
 
 

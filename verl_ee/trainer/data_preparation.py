@@ -19,6 +19,7 @@ from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.store import read_branches
 from verl_ee.objectives.examples import Encoder, Example
 from verl_ee.objectives.reflection.rationales import gate_counts, write_rationales
+from verl_ee.objectives.reflection.rejections import rejected_counts
 from verl_ee.objectives.reflection.situations import situations
 from verl_ee.objectives.reflection.state_choice import choose_states
 from verl_ee.objectives.reflection.template_writer import TemplateWriter
@@ -135,20 +136,21 @@ class DataPreparation:
         """Have rationales written, unless that has been done."""
         if not self._is_missing("reflect", "reflect"):
             return
-        began, config = time.monotonic(), self.early.reflection
+        began, early, config = time.monotonic(), self.early, self.early.reflection
         branches = read_branches(store)
-        every = situations(experts.trajectories, branches, self.early.history_length, config.k, config.balanced)
+        every = situations(experts.trajectories, branches, early.history_length, config.k, config.balanced)
         choice = choose_states(every, config.states)
         if choice.line:
             logger.info(f"reflect: {choice.line}")
-        writer_config = self.early.writer(config.writer)
+        writer_config = early.writer(config.writer)
         writer = TemplateWriter() if writer_config.kind == "template" else self._writer(config.writer, writer_config)
-        rationales = write_rationales(
-            self.folder.files, choice.situations, writer, config.gates, config.min_accepted or 0.0
-        )
+        min_accepted = early.min_accepted
+        rationales = write_rationales(self.folder.files, choice.situations, writer, config.gates, min_accepted)
         gates, seconds = gate_counts(rationales), time.monotonic() - began
         self.summary.record_rationales(gates, seconds)
-        logger.info(f"reflect: {gates.get('accepted', 0)} of {len(rationales)} rationales accepted ({seconds:.0f} s)")
+        rejected = rejected_counts(rationales) or "none"
+        accepted = f"{gates.get('accepted', 0)} of {len(rationales)} rationales accepted"
+        logger.info(f"reflect: {accepted}, rejected: {rejected} ({seconds:.0f} s)")
         self.folder.finish("reflect")
 
     def _write_summaries(self, data: StageData) -> None:
