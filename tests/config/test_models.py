@@ -240,6 +240,25 @@ def test_a_choice_by_class_that_has_nothing_to_choose_is_refused(key: str, limit
     parse(keys)
 
 
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        ({}, 0.1),
+        ({"writer": "template"}, 0.0),
+        ({"writer": "mine"}, 0.1),
+        ({"writer": "rule"}, 0.0),
+        ({"min_accepted": 0.0}, 0.0),
+        ({"writer": "template", "min_accepted": 0.7}, 0.7),
+    ],
+)
+def test_the_rationales_of_a_language_model_must_pass_in_part_unless_a_job_says_otherwise(
+    settings: dict[str, Any], share: float
+) -> None:
+    keys = changed("writers", {"mine": {"kind": "policy"}, "rule": {"kind": "template"}}, "sr")
+    keys["reflection"] = settings
+    assert parse(keys).min_accepted == share
+
+
 def test_a_job_without_a_stage_is_refused() -> None:
     assert "early_experience.stages is empty" in refusal(changed("stages", {}))
 

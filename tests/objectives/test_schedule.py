@@ -8,7 +8,7 @@ import pytest
 
 from verl_ee.config import StageConfig
 from verl_ee.objectives.examples import Example
-from verl_ee.objectives.schedule import batches, learning_rate, optimizer_steps_of
+from verl_ee.objectives.schedule import batches, learning_rate, most_examples, optimizer_steps_of, remaining_steps
 
 
 def stage(**values: Any) -> StageConfig:
@@ -70,3 +70,35 @@ def test_the_learning_rate_is_what_the_formula_gives(values: dict[str, Any], exp
     config = stage(**values)
     rates = [learning_rate(config, step, len(expected)) for step in range(len(expected))]
     assert rates == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("steps", "taken", "left"),
+    [
+        ([10], 0, [10]),
+        ([10], 4, [6]),
+        ([10], 10, [1]),
+        ([10, 30], 20, [5, 15]),
+        ([10, 30], 0, [10, 30]),
+        ([10, 30], 38, [1, 1]),
+        ([10, 30], 99, [1, 1]),
+        ([1, 1, 5], 3, [1, 1, 2]),
+        ([1], 5, [1]),
+        ([7, 7, 7], 10, [3, 4, 4]),
+    ],
+)
+def test_stages_give_steps_in_proportion_and_keep_together_what_is_left(
+    steps: list[int], taken: int, left: list[int]
+) -> None:
+    assert remaining_steps(steps, taken) == left
+    assert sum(left) == max(len(steps), sum(steps) - taken)
+    assert all(1 <= kept <= had for kept, had in zip(left, steps, strict=True))
+
+
+def test_no_more_examples_are_learned_than_the_steps_allow_and_no_fewer() -> None:
+    for stages in ([stage(batch_size=3, epochs=2)], [stage(batch_size=4), stage(batch_size=3, epochs=2)]):
+        for steps in range(3, 40):
+            count = most_examples(stages, steps)
+            assert sum(optimizer_steps_of(item, count) for item in stages) <= steps
+            assert sum(optimizer_steps_of(item, count + 1) for item in stages) > steps
+    assert most_examples([stage(epochs=5)], 2) == 1

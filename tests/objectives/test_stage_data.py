@@ -136,6 +136,49 @@ def test_the_matched_budget_holds_whatever_the_epochs_of_the_world_model_and_how
     assert modelled[1] + imitated[1] == 10
 
 
+@pytest.mark.parametrize(
+    ("share", "modelled", "first", "second"),
+    [
+        # Alone, twenty states take 2 * 5 and 3 * 10 steps: 40.
+        (0.5, 20, 5, 15),
+        (0.25, 10, 7, 23),
+        (0.1, 4, 9, 27),
+        (0.95, 38, 1, 1),
+    ],
+)
+def test_the_matched_budget_is_that_of_all_stages_of_imitation_together(
+    share: float, modelled: int, first: int, second: int, tmp_path: Path
+) -> None:
+    world = World(tmp_path, 4, 30)
+    stages = {
+        "world_model": {"batch_size": 4},
+        "imitation": {"batch_size": 4, "epochs": 2},
+        "again": {"objectives": ["imitation"], "batch_size": 2, "epochs": 3},
+    }
+    given = config(stages, budget="matched", matched_share=share)
+    data = world.stage_data(given)
+    taken = {name: steps_taken(data, given, name) for name in stages}
+    assert taken == {"world_model": (4 * modelled, modelled), "imitation": (20, first), "again": (20, second)}
+    assert sum(steps for _, steps in taken.values()) == 40
+
+
+def test_the_matched_budget_is_shared_by_two_stages_of_the_world_model(tmp_path: Path) -> None:
+    world = World(tmp_path, 4, 30)
+    stages = {
+        "world_model": {"batch_size": 4},
+        "more": {"objectives": ["world_model"], "batch_size": 8, "epochs": 2},
+        "imitation": {"batch_size": 1, "epochs": 2},
+    }
+    given = config(stages, budget="matched", matched_share=0.5)
+    data = world.stage_data(given)
+    # Of 40 steps 20 are the world model's: 40 branches take 10 in the first stage, and 2 * 5 in the second.
+    assert {name: steps_taken(data, given, name) for name in stages} == {
+        "world_model": (40, 10),
+        "more": (40, 10),
+        "imitation": (20, 20),
+    }
+
+
 # Which branches
 
 
@@ -273,3 +316,27 @@ def test_a_thought_of_the_expert_is_learned_by_imitation_and_read_by_nobody(tmp_
         assert not any("THOUGHT" in text_of(example.target) for example in by_stage[name])
     # They would be there if states had them: eight turns of the past are shown.
     assert any("> press 0" in text_of(example.prompt) for example in by_stage["world_model"])
+
+
+def test_what_an_expert_did_after_the_task_was_solved_is_known_to_the_world_model_alone(tmp_path: Path) -> None:
+    world = World(tmp_path, 4, 1)
+    # In the first two trajectories the task is solved before the last two of five steps.
+    world.trajectories = [
+        replace(
+            item, steps=tuple(replace(given, solved=index < 2 and step > 2) for step, given in enumerate(item.steps))
+        )
+        for index, item in enumerate(world.trajectories)
+    ]
+    stages = {"world_model": {}, "imitation": {"epochs": 2}}
+    data = world.stage_data(config(stages))
+    origins = [example.provenance for example in data.examples("imitation").examples]
+    assert origins == [
+        f"trajectory {index}, step {step}" for index in range(4) for step in range(5) if index > 1 or step < 3
+    ]
+    assert len(data.examples("world_model").examples) == len(world.branches) == 40
+    # A budget counts the states that are imitated: 16, and 2 * 4 steps alone.
+    one_to_one = config(stages, budget="one_to_one")
+    assert steps_taken(world.stage_data(one_to_one), one_to_one, "world_model")[0] == 16
+    matched = config(stages, budget="matched")
+    taken = [steps_taken(world.stage_data(matched), matched, name)[1] for name in stages]
+    assert taken == [4, 4]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from verl_ee.config.base import Fraction, FrozenModel
 from verl_ee.config.collecting import CollectConfig, EnvironmentConfig
-from verl_ee.config.objectives import WRITERS, ReflectionConfig, WorldModelConfig, WriterConfig
+from verl_ee.config.objectives import MIN_ACCEPTED, WRITERS, ReflectionConfig, WorldModelConfig, WriterConfig
 
 Objective = Literal["world_model", "imitation", "reflection"]
 RESERVED = ("base", "complete", "collect", "reflect", "summarise", "hand_over", "grpo", "store", "cache", "lock")
@@ -135,3 +135,11 @@ class EarlyExperienceConfig(FrozenModel):
         config = WriterConfig.model_validate({"kind": name})
         config._name = name
         return config
+
+    @property
+    def min_accepted(self) -> float:
+        """Share of the rationales that must pass: `reflection.min_accepted`, else the default of their writer."""
+        given = self.reflection.min_accepted
+        if given is not None:
+            return given
+        return 0.0 if self.writer(self.reflection.writer).kind == "template" else MIN_ACCEPTED

@@ -11,6 +11,9 @@ from verl_ee.config.base import ROOT, Fraction, FrozenModel
 WRITERS = ("policy", "template")
 """Writers that exist without an entry under `writers`: the name is the kind."""
 
+MIN_ACCEPTED = 0.1
+"""Share of the rationales of a language model that must pass, unless a job says another."""
+
 
 class WorldModelConfig(FrozenModel):
     """Which outcomes are predicted, and in what form."""

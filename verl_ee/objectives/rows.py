@@ -55,12 +55,16 @@ def imitation_rows(
 ) -> Iterator[Row]:
     """Yield one row per expert step: the state, then the expert's thought (if it has one) and action.
 
+    A step that the expert took after the task was solved is left out.
+
     Raises:
         ExampleError: if a rollout would read another action from a response.
     """
     for index, trajectory in enumerate(trajectories):
         for step, state in enumerate(expert_states(trajectory, history_length)):
             expert_step, provenance = trajectory.steps[step], f"trajectory {index}, step {step}"
+            if expert_step.solved:
+                continue
             response = _response(expert_step.action, expert_step.thought, provenance)
             yield Row(tuple(render_policy(state, wording)), response, "imitation", provenance)
 

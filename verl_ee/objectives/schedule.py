@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import random
@@ -14,6 +15,38 @@ from verl_ee.objectives.examples import Example
 def optimizer_steps_of(stage: StageConfig, example_count: int) -> int:
     """Return the number of optimizer steps of a stage: the last batch of an epoch may be smaller."""
     return stage.epochs * math.ceil(example_count / stage.batch_size)
+
+
+def most_examples(stages: Sequence[StageConfig], steps: int) -> int:
+    """Return how many examples each of some stages can learn in so many optimizer steps together; at least one.
+
+    Args:
+        stages: at least one.
+        steps: of all stages together.
+    """
+    counts = range(1, max(1, steps) * max(stage.batch_size for stage in stages) + 1)
+    fitting = bisect.bisect_right(
+        counts, steps, key=lambda count: sum(optimizer_steps_of(item, count) for item in stages)
+    )
+    return max(1, fitting)
+
+
+def remaining_steps(steps: Sequence[int], taken: int) -> list[int]:
+    """Return the steps of each stage if other stages take some of them, each giving in proportion to what it has.
+
+    Together they have exactly as many as are left. A stage keeps at least one step, so where fewer are left than there
+    are stages each has one.
+
+    Args:
+        steps: of each stage, at least one.
+        taken: by other stages.
+    """
+    spare = sum(steps) - len(steps)
+    left = max(0, spare - taken)
+    # Shares are rounded down at the ends of the stages, counted from the first, so that they add up.
+    ends = [0, *itertools.accumulate(count - 1 for count in steps)]
+    shares = [left * end // spare if spare else 0 for end in ends]
+    return [1 + end - start for start, end in itertools.pairwise(shares)]
 
 
 def batches(stage: StageConfig, examples: Sequence[Example], steps: int | None = None) -> Iterator[list[Example]]:

@@ -13,7 +13,7 @@ from verl_ee.objectives.branch_selection import allowed_branches, within_budget,
 from verl_ee.objectives.examples import Encoder, Example, ExampleSet, encode, within_length
 from verl_ee.objectives.reflection.rationales import read_rationales
 from verl_ee.objectives.rows import Row, imitation_rows, reflection_rows, world_model_rows
-from verl_ee.objectives.schedule import optimizer_steps_of
+from verl_ee.objectives.schedule import most_examples, optimizer_steps_of, remaining_steps
 from verl_ee.objectives.summaries import SUMMARIES_FILE, SummaryRequest, read_summaries, summary_requests
 from verl_ee.objectives.targets import target_builder
 
@@ -107,14 +107,15 @@ class StageRows:
         imitation = self._stages_with("imitation")
         if config.budget == "full" or not imitation:
             return None
-        steps_alone = optimizer_steps_of(imitation[0], sum(map(self._example_count, imitation[0].objectives)))
-        steps = round(config.matched_share * steps_alone)
-        stage = self._stages_with("world_model")[0]
-        # Whole epochs, so that no step is taken beyond the budget.
-        return max(1, steps // stage.epochs * stage.batch_size)
+        steps = round(config.matched_share * sum(map(self._steps_alone, imitation)))
+        return most_examples(self._stages_with("world_model"), steps)
 
     def _stages_with(self, objective: Objective) -> list[StageConfig]:
         return [stage for stage in self._config.stages.values() if objective in stage.objectives]
+
+    def _steps_alone(self, stage: StageConfig) -> int:
+        """Return the steps of a stage of imitation if no world model took any of them."""
+        return optimizer_steps_of(stage, sum(map(self._example_count, stage.objectives)))
 
     def _example_count(self, objective: Objective) -> int:
         """Return the number of examples of an objective other than the world model, whose number the budget sets."""
@@ -122,7 +123,7 @@ class StageRows:
             return len(self._given_rows[objective])
         if objective == "reflection":
             return sum(rationale.accepted for rationale in read_rationales(self._texts))
-        return sum(len(trajectory.steps) for trajectory in self._trajectories)
+        return sum(not step.solved for trajectory in self._trajectories for step in trajectory.steps)
 
 
 class StageData(StageRows):
@@ -174,12 +175,15 @@ class StageData(StageRows):
         """
         stage = self._config.stages[name]
         steps = optimizer_steps_of(stage, example_count)
-        if self._config.world_model.budget != "matched" or "imitation" not in stage.objectives:
-            return steps
         world_model_stages = self._stages_with("world_model")
-        return max(
-            1, steps - sum(optimizer_steps_of(item, len(self._world_model_rows())) for item in world_model_stages)
-        )
+        is_matched = self._config.world_model.budget == "matched" and bool(world_model_stages)
+        if not is_matched or "imitation" not in stage.objectives:
+            return steps
+        stages = {key: item for key, item in self._config.stages.items() if "imitation" in item.objectives}
+        alone = {key: steps if key == name else self._steps_alone(item) for key, item in stages.items()}
+        branches = len(self._world_model_rows())
+        taken = sum(optimizer_steps_of(item, branches) for item in world_model_stages)
+        return dict(zip(alone, remaining_steps(list(alone.values()), taken), strict=True))[name]
 
     def _encoded(self, objective: Objective) -> Iterable[Example]:
         if objective == "imitation" and self._recorded is not None:

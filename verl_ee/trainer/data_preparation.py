@@ -20,7 +20,9 @@ from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.store import read_branches
 from verl_ee.objectives.examples import Encoder, Example
 from verl_ee.objectives.reflection.rationales import gate_counts, write_rationales
+from verl_ee.objectives.reflection.rejections import rejected_counts
 from verl_ee.objectives.reflection.situations import situations
+from verl_ee.objectives.reflection.state_choice import choose_states
 from verl_ee.objectives.reflection.template_writer import TemplateWriter
 from verl_ee.objectives.row_files import read_rows
 from verl_ee.objectives.stage_data import StageData
@@ -76,6 +78,7 @@ class DataPreparation:
         given_rows = read_rows(early.examples)
         if needs_experts(early):
             experts = self._experts(list(given_rows))
+            self._log_solved(experts)
         stores = self._collect(experts, sets_of(early, list(given_rows)))
         data = StageData(
             early,
@@ -107,6 +110,16 @@ class DataPreparation:
         )
         check_played(self.folder, early, experts, names)
         return experts
+
+    def _log_solved(self, experts: ExpertFile) -> None:
+        """Log how many steps experts took after their task was solved, if there are some."""
+        steps = [step for trajectory in experts.trajectories for step in trajectory.steps]
+        solved = sum(bool(step.solved) for step in steps)
+        if solved:
+            logger.info(
+                f"experts: {solved} of {len(steps)} steps come after the task was solved; the world model learns them, "
+                "imitation and reflection do not"
+            )
 
     def _collect(self, experts: ExpertFile, names: list[str]) -> dict[str, Path]:
         """Collect every set of branches that has not been collected, and return the folder of each."""
@@ -141,15 +154,21 @@ class DataPreparation:
         """Have rationales written, unless that has been done."""
         if not self._is_missing("reflect", "reflect"):
             return
-        began, config = time.monotonic(), self.early.reflection
+        began, early, config = time.monotonic(), self.early, self.early.reflection
         branches = read_branches(store)
-        to_explain = situations(experts.trajectories, branches, self.early.history_length, config.k, config.balanced)
-        writer_config = self.early.writer(config.writer)
+        every = situations(experts.trajectories, branches, early.history_length, config.k, config.balanced)
+        choice = choose_states(every, config.states)
+        if choice.line:
+            logger.info(f"reflect: {choice.line}")
+        writer_config = early.writer(config.writer)
         writer = TemplateWriter() if writer_config.kind == "template" else self._writer(config.writer, writer_config)
-        rationales = write_rationales(self.folder.files, to_explain, writer, config.gates, config.min_accepted or 0.0)
+        min_accepted = early.min_accepted
+        rationales = write_rationales(self.folder.files, choice.situations, writer, config.gates, min_accepted)
         gates, seconds = gate_counts(rationales), time.monotonic() - began
         self.summary.record_rationales(gates, seconds)
-        logger.info(f"reflect: {gates.get('accepted', 0)} of {len(rationales)} rationales accepted ({seconds:.0f} s)")
+        rejected = rejected_counts(rationales) or "none"
+        accepted = f"{gates.get('accepted', 0)} of {len(rationales)} rationales accepted"
+        logger.info(f"reflect: {accepted}, rejected: {rejected} ({seconds:.0f} s)")
         self.folder.finish("reflect")
 
     def _write_summaries(self, data: StageData) -> None:

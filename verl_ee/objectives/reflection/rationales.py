@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from verl_ee.config.base import ROOT
 from verl_ee.errors import ExampleError
 from verl_ee.experience.files.parquet import TableRow, read_table
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.reflection.gates import EMPTY, GATES, RationaleDraft, first_rejection
+from verl_ee.objectives.reflection.rejections import too_few
 from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.writing.text_writing import TextWriter, write_missing_texts
 from verl_ee.prompts.text import state_text
@@ -143,16 +143,6 @@ def _judged(situation: Situation, text: str, writer: str, gates: Sequence[str]) 
 
 
 def _check_accepted(rationales: Sequence[Rationale], min_accepted: float, path: Path) -> None:
-    rejected = [rationale for rationale in rationales if not rationale.accepted]
-    accepted_count = len(rationales) - len(rejected)
-    if accepted_count and accepted_count >= min_accepted * len(rationales):
-        return
-    counts = gate_counts(rejected)
-    first = [f"{item.gate}: it {item.reason}: {item.text[:200]!r}" for item in rejected[:3]]
-    raise ExampleError(
-        f"{accepted_count} of {len(rationales)} rationales passed the gates (rejected: "
-        f"{', '.join(f'{gate} {count}' for gate, count in counts.items())}); at least one, and "
-        f"{ROOT}.reflection.min_accepted={min_accepted:g} of them, must. All are in {path}. "
-        f"Let another writer write, or ask fewer gates; then delete {path} and add {ROOT}.resume=force. First:\n  "
-        + "\n  ".join(first)
-    )
+    accepted_count = sum(rationale.accepted for rationale in rationales)
+    if not accepted_count or accepted_count < min_accepted * len(rationales):
+        raise ExampleError(too_few(rationales, min_accepted, path))

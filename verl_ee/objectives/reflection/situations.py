@@ -32,6 +32,7 @@ class Situation:
         expert_action: the action that the expert took, as the expert wrote it.
         expert_branch: the execution of that action.
         alternatives: executions of other actions.
+        solved: whether the task was solved in the state; None: not known.
     """
 
     ref: StateRef
@@ -39,6 +40,7 @@ class Situation:
     expert_action: str
     expert_branch: ExecutedBranch
     alternatives: tuple[ExecutedBranch, ...] = ()
+    solved: bool | None = None
 
     @property
     def key(self) -> StateRef:
@@ -86,11 +88,11 @@ def situations(
         if expert_branch is None:
             continue
         trajectory = trajectories[ref.trajectory]
-        expert_action = trajectory.steps[ref.step].action
-        others = _alternatives(by_state[ref], expert_action, canonical_form(trajectory.environment))
+        step = trajectory.steps[ref.step]
+        others = _alternatives(by_state[ref], step.action, canonical_form(trajectory.environment))
         state = states[ref.trajectory][ref.step]
         alternatives = chosen_alternatives(others, k, state.observation, balanced)
-        result.append(Situation(ref, state, expert_action, expert_branch, tuple(alternatives)))
+        result.append(Situation(ref, state, step.action, expert_branch, tuple(alternatives), step.solved))
     if not result:
         raise ExampleError(
             "No state has an executed expert transition, so there is nothing to reflect on. "

@@ -1,0 +1,92 @@
+"""The rationales that gates have rejected, told to a user: how many, why, and what to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from verl_ee.config.base import ROOT
+from verl_ee.objectives.reflection.gates import EMPTY, GATES
+
+if TYPE_CHECKING:
+    from verl_ee.objectives.reflection.rationales import Rationale
+
+SHOWN = 3
+"""Rejected rationales that a message shows."""
+CAUSES = {
+    "length": "The writer does not write what it is asked for: a larger model would.",
+    "grounded": "The writer does not speak of the situation that it was shown: a larger model would.",
+    "repeated": "The writer repeats itself: a higher temperature of the writer helps, or a larger model.",
+    "other_action": "The writer wants to do something else, or writes the action itself: a larger model would not.",
+}
+"""Likely cause where most rationales are rejected by a gate; another gate speaks for itself."""
+CAUSES_OF_NO_TEXT = {
+    "cut off": "The writer reaches its limit before it ends. Raise max_tokens of the writer, unless the texts ramble.",
+    "its prompt": "The situations are too long for the rollout servers. Raise actor_rollout_ref.rollout.max_model_len, "
+    f"or lower {ROOT}.history_length or {ROOT}.reflection.k.",
+}
+"""Likely cause where most rationales are empty, by the beginning of the reason."""
+
+
+def rejected_counts(rationales: Sequence[Rationale]) -> str:
+    """Return how many rationales each gate rejected, and how many of them are empty for which reason.
+
+    Args:
+        rationales: accepted and rejected ones.
+    """
+    rejected = [rationale for rationale in rationales if not rationale.accepted]
+    by_gate = Counter(item.gate for item in rejected)
+    empty = Counter(_short(item.reason) for item in rejected if _is_empty(item))
+    causes = ", ".join(f"{count} {cause}" for cause, count in empty.items())
+    counts = {gate: f"{gate} {by_gate[gate]}" for gate in GATES if by_gate[gate]}
+    if causes:
+        counts["length"] += f" ({causes})"
+    return ", ".join(counts.values())
+
+
+def too_few(rationales: Sequence[Rationale], min_accepted: float, path: Path) -> str:
+    """Return the message of a run that stops because too few rationales passed.
+
+    Args:
+        rationales: accepted and rejected ones.
+        min_accepted: share that must pass.
+        path: file of them all.
+    """
+    rejected = [rationale for rationale in rationales if not rationale.accepted]
+    # An empty one shows nothing.
+    shown = sorted(rejected, key=lambda item: not item.text)[:SHOWN]
+    return (
+        f"{len(rationales) - len(rejected)} of {len(rationales)} rationales passed the gates (rejected: "
+        f"{rejected_counts(rejected)}); at least one, and {ROOT}.reflection.min_accepted={min_accepted:g} of them, "
+        f"must. {likely_cause(rejected)} All are in {path}. Let another writer write, or ask fewer gates; then delete "
+        f"{path} and add {ROOT}.resume=force. {len(shown)} of them:\n  "
+        + "\n  ".join(f"{item.gate}: it {item.reason}: {item.text!r}" for item in shown)
+    )
+
+
+def likely_cause(rejected: Sequence[Rationale]) -> str:
+    """Return why most rationales were rejected, as a sentence with what helps.
+
+    Args:
+        rejected: at least one.
+    """
+    ((gate, count),) = Counter(item.gate for item in rejected).most_common(1)
+    empty = [item for item in rejected if _is_empty(item)]
+    if gate == "length" and 2 * len(empty) > count:
+        ((reason, _),) = Counter(item.reason for item in empty).most_common(1)
+        short = _short(reason)
+        causes = (cause for begin, cause in CAUSES_OF_NO_TEXT.items() if short.startswith(begin))
+        return next(causes, f"Most are empty ({short}): see what the writer answers.")
+    return CAUSES.get(gate, f"Most fail the gate {gate!r}.")
+
+
+def _is_empty(rationale: Rationale) -> bool:
+    return rationale.reason.startswith(EMPTY)
+
+
+def _short(reason: str) -> str:
+    """Return the cause of an empty text, without numbers that differ from text to text."""
+    cause = reason.removeprefix(EMPTY).removeprefix(": ") or "empty"
+    return "its prompt is too long" if cause.startswith("its prompt") else cause
