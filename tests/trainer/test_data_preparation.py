@@ -40,7 +40,7 @@ def test_imitation_learns_what_the_environment_completes_and_a_resume_reads_it(
     data = stages.preparation.stage_data()
     assert stages.evaluation.stage == "complete"
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "examples/tiny_base/model")
-    texts = [tokenizer.decode(example.prompt_ids) for example in data.examples("imitation").examples]
+    texts = [tokenizer.decode(example.prompt) for example in data.examples("imitation").examples]
     assert len(texts) == 5
     assert all(text.count("You can:") == 1 for text in texts)
 
