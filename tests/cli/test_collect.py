@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import rooms
 from support.report_runs import cells
 
 from verl_ee.cli.main import main
+from verl_ee.experience.expert_files import load_experts, write_experts
+from verl_ee.experience.open_parts import open_parts
 
 ID = "verl_ee/Household-v0"
 
@@ -58,3 +63,38 @@ def test_settings_that_cannot_be_served_are_refused(
     for word in words:
         assert word in line
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_experts_are_filtered_and_completed_then_kept_with_the_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file says neither module nor lists, and one expert of it gave up."""
+    failed, *others = (rooms.Rooms().expert_trajectory(task) for task in ("3", "1", "2"))
+    path, store = tmp_path / "experts.jsonl", tmp_path / "store"
+    write_experts(path, [replace(failed, success=False), *others])
+    command = ["collect", "--env", rooms.ID, "--out", str(store), "--k", "1", "--workers", "1"]
+    assert main([*command, "--experts", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "experts: 1 of 3 trajectories did not solve their task and are left out" in shown
+    assert cells(shown, "states")[1] == "5 (0 lost)"
+    kept = load_experts(store / "experts.jsonl", rooms.ID).trajectories
+    assert [(item.task, open_parts(item)) for item in kept] == [("1", frozenset()), ("2", frozenset())]
+    assert main([*command, "--experts", str(path)]) == 0
+    assert "has been collected already" in capsys.readouterr().out
+    assert main([*command, "--experts", str(path), "--experts-filter", "all"]) == 1
+    assert "its experts_filter is successful, this one's is all" in capsys.readouterr().err
+    write_experts(tmp_path / "other.jsonl", others)
+    assert main([*command, "--experts", str(tmp_path / "other.jsonl")]) == 1
+    assert "holds another collection" in capsys.readouterr().err
+    assert load_experts(store / "experts.jsonl", rooms.ID).trajectories == kept
+
+    files = ["--env", rooms.ID, "--experts", str(path), "--store", str(store)]
+    assert main(["export", *files, "--format", "messages", "--out", str(tmp_path / "out")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "expert_sft.jsonl").read_text().splitlines()]
+    assert len(rows) == 5
+    assert all("You can:" in row["messages"][-2]["content"] for row in rows)
+    assert "leaves open" not in capsys.readouterr().err
+    alone = ["--env", rooms.ID, "--experts", str(path)]
+    assert main(["export", *alone, "--format", "messages", "--out", str(tmp_path / "alone")]) == 0
+    assert "leaves open admissible_actions, solved" in capsys.readouterr().err

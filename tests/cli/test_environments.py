@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from support import rooms
 from support.report_runs import cells
 
 from verl_ee.cli.main import main
 from verl_ee.experience.expert_files import load_experts
+from verl_ee.experience.open_parts import open_parts
 
 ID = "verl_ee/Household-v0"
 
@@ -32,6 +34,22 @@ def test_experts_are_recorded_and_checked(experts: Path, capsys: pytest.CaptureF
     assert main(["experts", "check", str(experts)]) == 0
     steps = sum(len(trajectory.steps) for trajectory in trajectories)
     assert capsys.readouterr().out == f"2 trajectories, {steps} steps, 2 solved\n"
+
+
+def test_a_recorded_file_names_the_module_and_leaves_nothing_open(tmp_path: Path) -> None:
+    path = tmp_path / "rooms.jsonl"
+    said_by_expert = rooms.Rooms().expert_trajectory("2")
+    assert said_by_expert.environment == rooms.BARE
+    assert open_parts(said_by_expert) == {"admissible_actions", "solved"}
+    assert main(["experts", "record", "--env", rooms.ID, "-n", "4", "--out", str(path)]) == 0
+    trajectories = load_experts(path).trajectories
+    assert [(item.environment, open_parts(item)) for item in trajectories] == [(rooms.ID, frozenset())] * 4
+    assert trajectories[2].steps[2].admissible_actions == ("go on", "go back", "take lamp", "wait")
+    assert [step.solved for step in trajectories[2].steps] == [False] * 3
+
+
+def test_the_household_records_whole_trajectories(experts: Path) -> None:
+    assert [open_parts(item) for item in load_experts(experts).trajectories] == [frozenset()] * 2
 
 
 def test_an_environment_is_tried_along_an_expert(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import rooms
 
 from verl_ee.envs import ExpertStep, ExpertTrajectory
 from verl_ee.envs.household.env import Household
@@ -293,6 +294,22 @@ def test_equal_arguments_are_accepted_however_they_are_written(
         assert len(load_experts(path, environment=ID, kwargs=expected).trajectories) == 1
         assert "{'size': 'medium'" in refusal(path, environment=ID, kwargs={**expected, "size": "medium"})
     assert len(load_experts(path, environment=ID).trajectories) == 1
+
+
+def test_the_module_in_front_of_an_id_makes_no_difference(tmp_path: Path) -> None:
+    trajectory = rooms.Rooms().expert_trajectory("1")
+    for recorded, used in product([rooms.BARE, rooms.ID], repeat=2):
+        write_experts(tmp_path / "experts.jsonl", [replace(trajectory, environment=recorded)])
+        (read,) = load_experts(tmp_path / "experts.jsonl", used).trajectories
+        assert read == replace(trajectory, environment=used)
+
+
+def test_an_id_without_its_module_is_refused_with_the_one_that_names_it(
+    path: Path, trajectories: list[ExpertTrajectory]
+) -> None:
+    write_experts(path, [replace(trajectories[0], environment="own_house:own/House-v0")])
+    message = refusal(path, environment="own/House-v0")
+    assert "Use 'own_house:own/House-v0'." in message
 
 
 def test_the_example_of_the_data_page_is_an_expert_file(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_store_of_another_source_is_refused_and_one_that_was_branched_differen
     check_same_source(provenance(k=7), provenance(), "the store", ConfigError, "Collect again.")
     with pytest.raises(ConfigError) as raised:
         check_same_source(provenance(of=experts(count=4)), provenance(), "the store", ConfigError, "Collect again.")
-    message = "the store was collected with another trajectories (4) than is used here (3). Collect again."
+    message = "the store was made with another trajectories (4) than is used here (3). Collect again."
     assert str(raised.value) == message
     other = provenance(of=experts(count=2, unplayable=(1,)))
     check_same_source(other, provenance(), "the store", ConfigError, "Collect again.")

@@ -1,92 +1,77 @@
-"""The data of a job's stages: what is left out of it is said, and what nobody could learn from ends the job."""
+"""Data of a job: experts that the environment completes, and none from experts of an earlier attempt."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from support.rationale_worlds import GOOD
+from support import rooms
+from support.jobs import ROOT
 from support.recording_stages import recorded_stages
 from support.stage_worlds import write_branches
+from transformers import AutoTokenizer
 
-from verl_ee.config import parse
+from verl_ee.config import EarlyExperienceConfig, parse
 from verl_ee.config.group import compose
 from verl_ee.envs.household.env import Household
-from verl_ee.errors import ExampleError
-from verl_ee.experience.expert_files import ExpertFile, write_experts
-from verl_ee.objectives.reflection.rationales import read_rationales
-from verl_ee.objectives.reflection.situations import Situation
-from verl_ee.objectives.stage_data import StageData
+from verl_ee.errors import ConfigError
+from verl_ee.experience.collecting.collection import CollectionResult
+from verl_ee.experience.expert_files import load_experts, write_experts
 from verl_ee.run.folder import RunFolder
 from verl_ee.trainer import data_preparation
 
-SOLVED_AT = 2
+
+def job(method: str, experts: Path, environment: str, **keys: Any) -> EarlyExperienceConfig:
+    shipped: Any = OmegaConf.to_container(compose(method).early_experience)
+    return parse(shipped | {"experts": str(experts), "environment": {"id": environment}} | keys)
 
 
-@pytest.fixture
-def solved_early(monkeypatch: pytest.MonkeyPatch) -> ExpertFile:
-    """An expert file in which the task is solved before the third step, and steps follow."""
-    trajectory = Household().expert_trajectory("train/0")
-    steps = tuple(replace(step, solved=number >= SOLVED_AT) for number, step in enumerate(trajectory.steps))
-    assert len(steps) > SOLVED_AT
-    experts = ExpertFile(Path(), "", (replace(trajectory, steps=steps),))
-    monkeypatch.setattr(data_preparation, "load_experts", lambda *_: experts)
-    return experts
-
-
-def prepared(folder: Path, experts: ExpertFile, **reflection: Any) -> StageData:
-    """The data of a job whose branches have been collected, and whose rationales a rule writes."""
-    folder.mkdir(exist_ok=True)
-    write_experts(folder / "experts.jsonl", experts.trajectories)
-    store = write_branches(folder / "store", experts.trajectories, 2, 0)
-    keys: Any = OmegaConf.to_container(compose("sr").early_experience)
-    keys |= {"experts": str(folder / "experts.jsonl"), "stores": {"reflection": str(store)}}
-    keys |= {"environment": {"id": "verl_ee/Household-v0"}, "writers": {"mine": {"kind": "endpoint"}}}
-    keys["reflection"] = {"writer": "template", "gates": ["length"], **reflection}
-    return recorded_stages(parse(keys), folder / "run", []).preparation.stage_data()
-
-
-def test_what_comes_after_the_task_was_solved_is_left_out_and_counted(
-    solved_early: ExpertFile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.usefixtures("cluster")
+def test_imitation_learns_what_the_environment_completes_and_a_resume_reads_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
-    prepared(tmp_path, solved_early)
-    total = len(solved_early.trajectories[0].steps)
-    rationales = read_rationales(RunFolder(tmp_path / "run").files)
-    assert [item.ref.step for item in rationales] == list(range(SOLVED_AT))
-    left = total - SOLVED_AT
-    assert f"experts: {left} of {total} steps come after the task was solved" in caplog.text
-    assert f"reflect: {left} of {total} states get no rationale: {left} because the task was solved" in caplog.text
+    failed, *others = (rooms.Rooms().expert_trajectory(task) for task in ("3", "1", "2"))
+    write_experts(tmp_path / "experts.jsonl", [replace(failed, success=False), *others])
+    early = job("imitation", tmp_path / "experts.jsonl", rooms.ID)
+    stages = recorded_stages(early, tmp_path / "run", [])
+    data = stages.preparation.stage_data()
+    assert stages.evaluation.stage == "complete"
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "examples/tiny_base/model")
+    texts = [tokenizer.decode(example.prompt) for example in data.examples("imitation").examples]
+    assert len(texts) == 5
+    assert all(text.count("You can:") == 1 for text in texts)
+
+    again = recorded_stages(early, tmp_path / "run", [])
+    resumed = again.preparation.stage_data()
+    assert again.evaluation.stage == "base"
+    assert resumed.examples("imitation").examples == data.examples("imitation").examples
+    kept = load_experts(RunFolder(tmp_path / "run").completed_experts, rooms.ID).trajectories
+    assert [item.task for item in kept] == ["1", "2"]
 
 
-class OnceGood:
-    """A writer that writes one rationale and is at a loss then."""
-
-    kind = "endpoint"
-    stop = None
-
-    def __init__(self, *_: object) -> None:
-        """A writer of a server has more to know."""
-
-    def write(self, situations: Sequence[Situation], /) -> Iterator[tuple[Situation, str]]:
-        for index, item in enumerate(situations):
-            yield item, "No." if index else GOOD
-
-
-def test_a_job_does_not_go_on_with_a_few_rationales_of_a_language_model(
+def test_branches_of_an_earlier_attempt_are_not_paired_with_other_experts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_preparation, "EndpointWriter", OnceGood)
-    trajectories = tuple(Household().expert_trajectory(f"train/{number}") for number in range(4))
-    experts = ExpertFile(Path(), "", trajectories)
-    count = sum(len(item.steps) for item in trajectories)
-    assert count > 10
-    words = rf"1 of {count} rationales passed .*early_experience.reflection.min_accepted=0.1 of them"
-    with pytest.raises(ExampleError, match=words):
-        prepared(tmp_path / "strict", experts, writer="mine")
-    prepared(tmp_path / "lenient", experts, writer="mine", min_accepted=0.0)
+    class CollectionHere:
+        closed = False
+
+        def __init__(self, folder: Path, trajectories: Any, *others: Any) -> None:
+            self.folder, self.trajectories, self.provenance = folder, trajectories, others[-1]
+
+        def run(self, *_: Any) -> CollectionResult:
+            write_branches(self.folder, self.trajectories, 2, 0, self.provenance)
+            return CollectionResult()
+
+    monkeypatch.setattr(data_preparation, "Collection", CollectionHere)
+    for number in (0, 1):
+        write_experts(tmp_path / f"{number}.jsonl", [Household().expert_trajectory(f"train/{number}")])
+    first, other = (
+        job("iwm", tmp_path / f"{number}.jsonl", "verl_ee/Household-v0", resume="force") for number in (0, 1)
+    )
+    recorded_stages(first, tmp_path / "run", []).preparation.stage_data()
+    recorded_stages(first, tmp_path / "run", []).preparation.stage_data()
+    with pytest.raises(ConfigError, match="another experts_sha256"):
+        recorded_stages(other, tmp_path / "run", []).preparation.stage_data()

@@ -128,6 +128,6 @@ def check_same_source(
     """
     for difference in store_differences(stored, expected, keys):
         raise error(
-            f"{where} was collected with another {difference.key} ({difference.stored}) than is used here "
+            f"{where} was made with another {difference.key} ({difference.stored}) than is used here "
             f"({difference.expected}). {fix}"
         )

@@ -32,6 +32,7 @@ from omegaconf import DictConfig
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.config.base import ROOT
 from verl_ee.errors import ConfigError
+from verl_ee.experience.collecting.completed_experts import EXPERTS
 from verl_ee.run.error import RunError
 from verl_ee.run.identity import Identity, differences, identity_of
 from verl_ee.run.lock import lock
@@ -88,6 +89,11 @@ class RunFolder:
     def recording_path(self) -> Path:
         """The demonstrations as the job's agent loops recorded them."""
         return self.files / "recording.parquet"
+
+    @property
+    def completed_experts(self) -> Path:
+        """The experts with all that the environment gives, where their file leaves something open."""
+        return self.files / EXPERTS
 
     @property
     def cache(self) -> Path:

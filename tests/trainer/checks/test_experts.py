@@ -1,0 +1,106 @@
+"""Experts of a job: what the environment has to give, and data that were made from other experts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support import rooms
+from support.job_checks import check, refusal
+from support.stage_worlds import write_branches
+
+from verl_ee.config import CollectConfig, EnvironmentConfig
+from verl_ee.envs.household.env import Household
+from verl_ee.experience.collecting.collection_folder import CollectionFolder
+from verl_ee.experience.collecting.completed_experts import completed_experts
+from verl_ee.experience.expert_files import load_experts, write_experts
+from verl_ee.experience.files.parquet import write_table
+from verl_ee.experience.provenance import provenance_of
+from verl_ee.objectives.reflection.rationales import RATIONALE_SCHEMA, RATIONALES_FILE
+from verl_ee.run.folder import RunFolder
+
+HOUSEHOLD = EnvironmentConfig(id="verl_ee/Household-v0")
+FORCE = "early_experience.resume=force"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, overrides: list[str]) -> RunFolder:
+    """The folder of a run with other settings, which resumes only by force."""
+    folder = RunFolder(tmp_path / "run", {"early_experience.method": "another"})
+    folder.finish("collect/world_model")
+    check([*overrides, FORCE])
+    return folder
+
+
+def other_experts(tmp_path: Path) -> None:
+    """Put another expert in the place of the job's."""
+    write_experts(tmp_path / "experts.jsonl", [Household().expert_trajectory("train/1")])
+
+
+def test_branches_of_other_experts_are_not_gone_on_with(
+    overrides: list[str], folder: RunFolder, tmp_path: Path
+) -> None:
+    experts = load_experts(tmp_path / "experts.jsonl", HOUSEHOLD.id)
+    provenance = provenance_of(HOUSEHOLD, CollectConfig(), experts)
+    write_branches(folder.store("world_model"), experts.trajectories, 1, 0, provenance)
+    check([*overrides, FORCE])
+    other_experts(tmp_path)
+    message = refusal([*overrides, FORCE])
+    assert f"{folder.store('world_model')} was made with another experts_sha256" in message
+    assert "choose another trainer.default_local_dir" in message
+
+
+def test_a_collection_of_other_experts_that_was_killed_is_not_gone_on_with(
+    overrides: list[str], folder: RunFolder, tmp_path: Path
+) -> None:
+    experts = load_experts(tmp_path / "experts.jsonl", HOUSEHOLD.id)
+    store = CollectionFolder(folder.store("world_model"))
+    store.open_run(provenance_of(HOUSEHOLD, CollectConfig(), experts), "cache")
+    check([*overrides, FORCE])
+    other_experts(tmp_path)
+    assert "another experts_sha256" in refusal([*overrides, FORCE])
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_rationales_of_other_experts_are_not_learned(
+    overrides: list[str], folder: RunFolder, tmp_path: Path, killed: bool
+) -> None:
+    """Also where the branches are given, and those of the other experts by now."""
+    job = ["+early_experience=sr", *overrides[1:], FORCE]
+    experts = load_experts(tmp_path / "experts.jsonl", HOUSEHOLD.id)
+    completed_experts(folder.files, experts, HOUSEHOLD, CollectConfig())
+    path = folder.files / RATIONALES_FILE
+    write_table(path.with_suffix(".parts") / "0.parquet" if killed else path, [], RATIONALE_SCHEMA, {})
+    check(job)
+    other_experts(tmp_path)
+    experts = load_experts(tmp_path / "experts.jsonl", HOUSEHOLD.id)
+    provenance = provenance_of(HOUSEHOLD, CollectConfig(), experts)
+    write_branches(tmp_path / "given", experts.trajectories, 1, 0, provenance)
+    message = refusal([*job, f"+early_experience.stores.reflection={tmp_path}/given"])
+    assert f"{path} was made with another experts_sha256" in message
+    check(["+early_experience=imitation", *overrides[1:], FORCE])
+
+
+def test_trajectories_that_did_not_solve_their_task_are_left_out(overrides: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "experts.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"success": False}) + "\n")
+    message = refusal(overrides)
+    assert "'success' is false in all 1 trajectories" in message
+    assert "early_experience.experts_filter=all" in message
+    check([*overrides, "early_experience.experts_filter=all"])
+
+
+def test_an_open_instruction_needs_an_environment_that_gives_one(overrides: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "experts.jsonl"
+    job = ["+early_experience=imitation", *overrides[1:], f"early_experience.environment.id={rooms.ID}"]
+    write_experts(path, [rooms.Rooms().expert_trajectory("1")])
+    row = json.loads(path.read_text())
+    for gives in (["task"], []):
+        row |= {"instruction": None, "environment": {"id": rooms.BARE, "version": "1", "kwargs": {"gives": gives}}}
+        path.write_text(json.dumps(row) + "\n")
+        options = [*job, f"+early_experience.environment.kwargs.gives={gives}"]
+        if gives:
+            check(options)
+        else:
+            assert "leaves instructions open, and support.rooms:test/Rooms-v0 gives none" in refusal(options)
