@@ -14,11 +14,12 @@ from support.rationale_worlds import GOOD
 from support.recording_stages import recorded_stages
 from support.stage_worlds import write_branches
 
-from verl_ee.config import parse
+from verl_ee.config import CollectConfig, EnvironmentConfig, parse
 from verl_ee.config.group import compose
 from verl_ee.envs.household.env import Household
 from verl_ee.errors import ExampleError
-from verl_ee.experience.expert_files import ExpertFile, write_experts
+from verl_ee.experience.expert_files import ExpertFile, load_experts, write_experts
+from verl_ee.experience.provenance import provenance_of
 from verl_ee.objectives.reflection.rationales import read_rationales
 from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.stage_data import StageData
@@ -42,7 +43,9 @@ def prepared(folder: Path, experts: ExpertFile, **reflection: Any) -> StageData:
     """The data of a job whose branches have been collected, and whose rationales a rule writes."""
     folder.mkdir(exist_ok=True)
     write_experts(folder / "experts.jsonl", experts.trajectories)
-    store = write_branches(folder / "store", experts.trajectories, 2, 0)
+    written = load_experts(folder / "experts.jsonl", "verl_ee/Household-v0")
+    provenance = provenance_of(EnvironmentConfig(id="verl_ee/Household-v0"), CollectConfig(), written)
+    store = write_branches(folder / "store", experts.trajectories, 2, 0, provenance)
     keys: Any = OmegaConf.to_container(compose("sr").early_experience)
     keys |= {"experts": str(folder / "experts.jsonl"), "stores": {"reflection": str(store)}}
     keys |= {"environment": {"id": "verl_ee/Household-v0"}, "writers": {"mine": {"kind": "endpoint"}}}

@@ -139,11 +139,12 @@ class DataPreparation:
         environment, trajectories = self.early.environment, experts.trajectories
         if config.cache is None and shares_cache:
             config = config.model_copy(update={"cache": str(self.folder.cache)})
-        provenance = provenance_of(environment, config, experts)
+        is_listed = config.alternatives in LISTED
+        provenance = provenance_of(environment, config, experts, None if is_listed else self.early.prompt)
         collection = Collection(self.folder.store(name), trajectories, environment, config, provenance)
         if collection.closed:
             return
-        proposer = None if config.alternatives in LISTED else self._proposer(config)
+        proposer = None if is_listed else self._proposer(config)
         prices = None if self.early.prices is None else read_prices(Path(self.early.prices).expanduser())
         logger.info(f"collect {name} begins: {len(trajectories)} trajectories")
         result = collection.run(proposer, self.early.history_length)
