@@ -73,10 +73,10 @@ class DataPreparation:
         """
         early = self.early
         experts = ExpertFile(Path(), "", ())
-        if needs_experts(early):
+        given_rows = read_rows(early.examples)
+        if needs_experts(early, list(given_rows)):
             experts = load_experts(early.experts, early.environment.id, early.environment.kwargs, early.max_experts)
             self._log_solved(experts)
-        given_rows = read_rows(early.examples)
         stores = self._collect(experts, sets_of(early, list(given_rows)))
         data = StageData(
             early,
