@@ -10,7 +10,15 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from verl_ee.config import CollectConfig, EarlyExperienceConfig, EnvironmentConfig, built, parse
+from verl_ee.config import (
+    CollectConfig,
+    EarlyExperienceConfig,
+    EnvironmentConfig,
+    built,
+    check_expert_keys,
+    needs_experts,
+    parse,
+)
 from verl_ee.config.base import ROOT
 from verl_ee.config.group import FOLDER
 from verl_ee.config.models import Objective
@@ -51,6 +59,10 @@ def rows_of(config: EarlyExperienceConfig, texts: Path) -> dict[Objective, Itera
         )
     environment = config.environment
     given_rows = read_rows(config.examples)
+    check_expert_keys(config, list(given_rows))
+    experts = ExpertFile(Path(), "", ())
+    if needs_experts(config, list(given_rows)):
+        experts = load_experts(config.experts, environment.id, environment.kwargs, config.max_experts)
     stores = {name: Path(path).expanduser() for name, path in config.stores.items()}
     experts = _experts(config, [texts, *stores.values()])
     objectives = built(config, list(given_rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin
@@ -14,7 +14,8 @@ from pydantic_core import ErrorDetails
 
 from verl_ee.config.base import ROOT
 from verl_ee.config.collecting import CollectConfig
-from verl_ee.config.models import RESERVED, EarlyExperienceConfig, Objective
+from verl_ee.config.models import RESERVED, EarlyExperienceConfig
+from verl_ee.config.needs import MISSING, check_expert_keys, check_sets
 from verl_ee.config.objectives import WRITERS
 from verl_ee.errors import ConfigError, did_you_mean
 
@@ -53,9 +54,6 @@ def parse(node: Mapping[str, Any]) -> EarlyExperienceConfig:
         wrong = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
         problems = [_describe(item, node) for item in wrong]
         raise ConfigError("\n".join(problems)) from None
-    for key, value in (("environment.id", config.environment.id), ("experts", config.experts)):
-        if value == "???" and needs_experts(config):
-            raise ConfigError(f"{ROOT}.{key} has no value. Add {ROOT}.{key}=... to the command line.")
     if not config.stages:
         raise ConfigError(f"{ROOT}.stages is empty. Name at least one stage.")
     for name in config.stages:
@@ -66,6 +64,7 @@ def parse(node: Mapping[str, Any]) -> EarlyExperienceConfig:
             )
     _check_names(config)
     if config.examples is None:
+        check_expert_keys(config)
         check_sets(config)
     if config.world_model.target == "template" and config.world_model.template is None:
         raise ConfigError(f"{ROOT}.world_model.target='template' needs {ROOT}.world_model.template='...'.")
@@ -139,77 +138,6 @@ def _check_writers(config: EarlyExperienceConfig) -> None:
         )
 
 
-def built(config: EarlyExperienceConfig, given: Collection[Objective] = ()) -> list[Objective]:
-    """Return the objectives whose examples a job builds, in the order of its stages.
-
-    Args:
-        config: the job's keys under `early_experience`.
-        given: objectives that `examples` has rows of.
-    """
-    used = [o for stage in config.stages.values() for o in stage.objectives if o not in given]
-    return list(dict.fromkeys(used))
-
-
-def needs_experts(config: EarlyExperienceConfig) -> bool:
-    """Return whether a job visits the states of an expert file: not if it imitates `demonstrations` alone."""
-    return config.demonstrations is None or built(config) != ["imitation"]
-
-
-def sets_of(config: EarlyExperienceConfig, given: Collection[Objective] = ()) -> list[str]:
-    """Return the sets of branches that a job reads, in the order of its stages.
-
-    Args:
-        config: the job's keys under `early_experience`.
-        given: objectives that `examples` has rows of.
-    """
-    names = {"world_model": config.world_model.collect, "reflection": config.reflection.collect}
-    return list(dict.fromkeys(names[o] for o in built(config, given) if o in names))
-
-
-def check_sets(config: EarlyExperienceConfig, given: Collection[Objective] = ()) -> None:
-    """Refuse a set of branches that nothing reads, and a stage that needs branches which nothing collects.
-
-    Args:
-        config: the job's keys under `early_experience`.
-        given: objectives that `examples` has rows of.
-
-    Raises:
-        ConfigError: with the keys that are wrong or missing.
-    """
-    for name, stage in config.stages.items():
-        for objective in stage.objectives:
-            if objective not in given:
-                _check_set(config, name, objective)
-    # The methods that are shipped have the sets of these names, whether or not a job reads others instead.
-    known = {"world_model", "reflection", config.world_model.collect, config.reflection.collect}
-    for key in ("collect", "stores"):
-        for name in getattr(config, key):
-            if name not in known:
-                raise ConfigError(
-                    f"{ROOT}.{key}.{name}: no objective reads a set of this name. {did_you_mean(name, known)} "
-                    f"{ROOT}.world_model.collect and {ROOT}.reflection.collect name the sets that are read."
-                )
-
-
-def _check_set(config: EarlyExperienceConfig, stage: str, objective: Objective) -> None:
-    if objective == "imitation":
-        return
-    name = getattr(config, objective).collect
-    if name not in config.collect and name not in config.stores:
-        given = sorted({*config.collect, *config.stores})
-        raise ConfigError(
-            f"{ROOT}.stages.{stage} reads the branches {ROOT}.{objective}.collect={name!r}, but neither {ROOT}.collect "
-            f"nor {ROOT}.stores has them. {did_you_mean(name, given)} Give {ROOT}.collect.{name}.k and "
-            f"{ROOT}.collect.{name}.alternatives, or take the objective out."
-        )
-    collected = None if name in config.stores else config.collect[name]
-    if objective == "reflection" and collected is not None and not collected.include_expert_transition:
-        raise ConfigError(
-            f"{ROOT}.collect.{name}.include_expert_transition=false, but {ROOT}.stages.{stage} reflects on what the "
-            "expert's action led to. Set it to true."
-        )
-
-
 def collect_config(given: Mapping[str, Any]) -> CollectConfig:
     """Return a collect config from some of its keys; text is converted, the others keep their defaults.
 
@@ -231,7 +159,7 @@ def _describe(item: ErrorDetails, node: Mapping[str, Any]) -> str:
         if renamed:
             return f"{key}={value!r} is an old key. It is now {ROOT}.{_filled(renamed, location)}."
         return f"Unknown key {key}={value!r}. {did_you_mean(location[-1], _fields_at(location[:-1]))}"
-    if kind == "missing" or value == "???":
+    if kind == "missing" or value == MISSING:
         return f"{key} has no value. Add {key}=... to the command line."
     return f"{key}={value!r}: {item['msg'].replace('Input should', 'it should')}. Change {key} on the command line."
 

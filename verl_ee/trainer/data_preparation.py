@@ -76,7 +76,7 @@ class DataPreparation:
         early = self.early
         experts = ExpertFile(Path(), "", ())
         given_rows = read_rows(early.examples)
-        if needs_experts(early):
+        if needs_experts(early, list(given_rows)):
             experts = self._experts(list(given_rows))
             self._log_solved(experts)
         stores = self._collect(experts, sets_of(early, list(given_rows)))

@@ -12,6 +12,7 @@ from verl_ee.config import (
     EarlyExperienceConfig,
     Objective,
     built,
+    check_expert_keys,
     check_sets,
     early_experience_of,
     needs_experts,
@@ -60,7 +61,7 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
     given = check_examples(early)
     check_demonstrations(early, given)
     experts = None
-    if needs_experts(early):
+    if needs_experts(early, given):
         experts = check_experts(early)
         check_alternatives(early, experts, given)
         check_stores(early, experts)
@@ -122,6 +123,7 @@ def check_examples(config: EarlyExperienceConfig) -> list[Objective]:
             f"{ROOT}.examples={config.examples!r} has rows of {', '.join(given)}, which no stage learns. Stages learn: "
             f"{', '.join(built(config))}. Name another file, or set {ROOT}.examples=null."
         )
+    check_expert_keys(config, given)
     check_sets(config, given)
     return given
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
 
-from verl_ee.config import early_experience_of
+from verl_ee.config import check_environment, early_experience_of
 from verl_ee.experience.task_files import AGENT_NAME
 from verl_ee.prompts.response import read_response
 from verl_ee.prompts.state import EpisodeHistory, State
@@ -45,6 +45,7 @@ class EnvironmentAgentLoop(AgentLoopBase):
     def __init__(self, *args: object, hf_model_type: str | None = None, **kwargs: object) -> None:
         super().__init__(*args, hf_model_type=hf_model_type, **kwargs)
         self._early = early_experience_of(self.config)
+        check_environment(self._early)
         self._encoder = encoder_for(self.tokenizer, hf_model_type, self.apply_chat_template_kwargs)
 
     async def run(self, sampling_params: SamplingParams, *, extra_info: TaskInfo, **_: object) -> list[AgentLoopOutput]:
