@@ -42,8 +42,8 @@ class StateView:
         instruction, listed = self.info.get("task"), self.admissible_actions
         solved = self.info.get("success")
         return SeenState(
-            None if instruction is None else checked_text(instruction, "instruction"),
-            None if listed is None else tuple(checked_text(action, "admissible action") for action in listed),
+            None if instruction is None else _checked_text(instruction, 'info["task"]'),
+            None if listed is None else tuple(_checked_text(action, "an admissible action") for action in listed),
             None if solved is None else bool(solved),
         )
 
@@ -184,21 +184,21 @@ class EnvironmentSession:
             raise StateLostError("raised", f"{operation} raised {type(error).__name__}: {error}") from error
 
 
-def checked_text(text: object, name: str = "observation") -> str:
-    """Return a text that an environment gives, if it can be stored.
-
-    Args:
-        text: the text.
-        name: its name in messages.
+def checked_text(observation: object) -> str:
+    """Return an observation if it is text that can be stored.
 
     Raises:
         StateLostError: if it is not a str, or holds code points that UTF-8 has no form for.
     """
-    if not isinstance(text, str):
-        raise StateLostError("not text", f"the {name} is {type(text).__name__}, expected str")
+    return _checked_text(observation, "the observation")
+
+
+def _checked_text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise StateLostError("not text", f"{what} is {type(value).__name__}, expected str")
     try:
-        text.encode("utf-8")
+        value.encode("utf-8")
     except UnicodeEncodeError as error:
-        near = text[max(error.start - 20, 0) : error.end + 20]
-        raise StateLostError("not text", f"the {name} is not valid Unicode near {near!r}") from None
-    return text
+        near = value[max(error.start - 20, 0) : error.end + 20]
+        raise StateLostError("not text", f"{what} is not valid Unicode near {near!r}") from None
+    return value
