@@ -34,7 +34,8 @@ class ExpertsRecord:
     Attributes:
         source: identifies the expert file and the choice from it, as in a provenance.
         sha256: hash of `experts.jsonl`; empty where the expert file leaves nothing open and is used as it is.
-        unplayable: indices of the trajectories that are left out.
+        unplayable: indices of the trajectories that are left out because they cannot be played.
+        unsuccessful: number of the trajectories that the filter left out.
         played: number of trajectories that were played.
         faults: how often each kind of fault occurred.
         env_steps: environment steps that it took.
@@ -44,6 +45,7 @@ class ExpertsRecord:
     source: dict[str, str]
     sha256: str = ""
     unplayable: tuple[int, ...] = ()
+    unsuccessful: int = 0
     played: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     env_steps: int = 0
@@ -103,7 +105,7 @@ def completed_experts(
     """
     source = source_of(environment, experts)
     if not open_line(experts.trajectories):
-        _write_record(folder, ExpertsRecord(source))
+        _write_record(folder, ExpertsRecord(source, unsuccessful=experts.unsuccessful))
         return experts
     found = _found([folder, *elsewhere], experts, environment)
     if found is not None:
@@ -122,6 +124,7 @@ def completed_experts(
         source,
         _sha256(folder / EXPERTS),
         completion.unplayable,
+        experts.unsuccessful,
         completion.played,
         completion.faults,
         usage.env_steps,
