@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy
 import pytest
 from support.episode_games import MISHAPS_ID, THREAD_BOUND_ID
 from support.episodes import VERSIONS, Episodes, info_of, made
@@ -28,6 +29,12 @@ def test_an_episode_is_one_output_per_turn_and_a_score_at_its_end(tmp_path: Path
         **{"over_length": 0, "env_failed": 0, "env_error": ""},
     }
     assert "Task: Do it.\nTask a task, seed None" in episodes.prompts[0]
+
+
+def test_a_task_begins_with_the_seed_of_its_row(tmp_path: Path) -> None:
+    episodes = world(tmp_path)
+    episodes.play([WIN], task="a box", seed=numpy.int64(5))
+    assert "Task a box, seed 5, " in episodes.prompts[0]
 
 
 @pytest.mark.parametrize("action", ['SELECT "a  b"  FROM t.', "cd ..", "for i in x:\n    print(i)"])

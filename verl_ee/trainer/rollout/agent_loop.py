@@ -59,11 +59,11 @@ class EnvironmentAgentLoop(AgentLoopBase):
             One output per turn, with the action that was executed as `executed_action` in its `extra_fields`; the last
             one carries the score and, under `reward_extra_info`, the numbers of `EpisodeScore`.
         """
-        task, instruction = extra_info["task"], extra_info.get("instruction") or ""
+        task, seed, instruction = extra_info["task"], extra_info.get("seed"), extra_info.get("instruction") or ""
         score = EpisodeScore(str(task), self._early.episode_reward)
         outputs: list[AgentLoopOutput] = []
         try:
-            async with pool_of(self._early).episode(task, extra_info.get("seed")) as env:
+            async with pool_of(self._early).episode(task, None if seed is None else int(seed)) as env:
                 await self._play(env, instruction, sampling_params, score, outputs)
         except EnvironmentFailedError as failure:
             score.fail(str(failure))
