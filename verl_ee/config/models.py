@@ -75,14 +75,15 @@ class EarlyExperienceConfig(FrozenModel):
     max_turns: Annotated[int, Field(ge=1)] = 30
     """Turns after which an episode ends in GRPO and in evaluation."""
     episode_reward: Literal["last", "sum"] = "last"
-    """Score of an episode in GRPO and in evaluation: the environment's last reward, or the sum of all."""
+    """Score of an episode in GRPO and in evaluation: the environment's last reward, or the sum of all. An episode whose
+    environment fails scores 0, and nothing is learned from it."""
     step_timeout: Annotated[float, Field(gt=0.0)] = 60.0
     """Seconds that a step of the environment may take in GRPO and in evaluation; a longer one ends the episode."""
     start_timeout: Annotated[float, Field(gt=0.0)] = 300.0
     """Seconds that making or resetting the environment may take there."""
     max_failed_episodes: Fraction = 0.1
     """Share of the episodes of a step of GRPO, or of an evaluation, that may fail because the environment raises or
-    hangs, before the run stops."""
+    hangs, before the run stops. One is always allowed unless the share is 0; if all fail, the run stops."""
     max_dropped: Fraction = 0.01
     """Share of a stage's examples that may be over the length limit, and of the summaries that may be empty or cut off,
     before the run stops."""

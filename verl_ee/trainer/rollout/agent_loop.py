@@ -67,6 +67,9 @@ class EnvironmentAgentLoop(AgentLoopBase):
                 await self._play(env, instruction, sampling_params, score, outputs)
         except EnvironmentFailedError as failure:
             score.fail(str(failure))
+            for output in outputs:
+                # Nobody knows what they would have led to, so nothing is learned from them.
+                output.response_mask = [0] * len(output.response_ids)
         if not outputs:
             outputs.append(await self._unplayed(instruction, sampling_params))
         return _scored(outputs, score)
