@@ -15,6 +15,8 @@ from verl_ee.experience.state_ref import StateRef
 from verl_ee.prompts.state import State
 
 EXPERT = "expert"
+POLICY = "policy"
+"""Proposer of an alternative that the policy wrote itself."""
 LISTED = ("admissible", "exhaustive")
 """Alternatives that follow from the environment's list alone."""
 NO_ACTION, EXPERT_ACTION, EXPERT_TOOL, REPEATED, UNLISTED = REASONS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from verl_ee.experience.alternative_counts import AlternativeCounts
+from verl_ee.experience.collecting.alternative_counts import AlternativeCounts
 from verl_ee.report.columns import aligned
 from verl_ee.report.intervals import Interval, wilson
 from verl_ee.run.error import RunError

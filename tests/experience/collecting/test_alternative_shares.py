@@ -8,7 +8,7 @@ import pytest
 
 from verl_ee.config import CollectConfig
 from verl_ee.errors import BranchError
-from verl_ee.experience.alternative_counts import AlternativeCounts
+from verl_ee.experience.collecting.alternative_counts import AlternativeCounts
 from verl_ee.experience.collecting.alternative_shares import CAUSES, EARLY_STATES, AlternativeShares
 from verl_ee.experience.proposers import EXPERT_ACTION, NO_ACTION, REASONS, REPEATED, UNLISTED, UnusedResponse
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from verl_ee.config import CollectConfig
 from verl_ee.config.base import ROOT
 from verl_ee.errors import BranchError
-from verl_ee.experience.alternative_counts import AlternativeCounts
+from verl_ee.experience.collecting.alternative_counts import AlternativeCounts
 from verl_ee.experience.proposers import (
     EXPERT_ACTION,
     EXPERT_TOOL,

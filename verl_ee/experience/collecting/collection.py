@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.envs import ExpertTrajectory, canonical_form, nondeterministic
-from verl_ee.experience.alternative_counts import AlternativeCounts
 from verl_ee.experience.branching.protocol import StateResult, Usage, WorkUnit
+from verl_ee.experience.collecting.alternative_counts import AlternativeCounts
 from verl_ee.experience.collecting.alternative_shares import AlternativeShares
 from verl_ee.experience.collecting.collection_folder import CollectionFolder
 from verl_ee.experience.collecting.failures import Failures

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from verl_ee.config import CollectConfig
 from verl_ee.envs import CanonicalForm, ExpertTrajectory, canonical_form
-from verl_ee.experience.alternative_counts import AlternativeCounts, counts_of
 from verl_ee.experience.branching.protocol import StateRequest, WorkUnit, env_steps_of
+from verl_ee.experience.collecting.alternative_counts import AlternativeCounts, counts_of
 from verl_ee.experience.collecting.proposal_journal import DecidedState, ProposalJournal
 from verl_ee.experience.collecting.transition_cache import TransitionCache
 from verl_ee.experience.proposers import EXPERT, LISTED, Proposal, listed_proposals

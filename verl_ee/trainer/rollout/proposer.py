@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from verl_ee.config import CollectConfig, PromptConfig
-from verl_ee.experience.alternative_counts import POLICY
 from verl_ee.experience.policy_proposals import PolicyAlternatives, max_draws, policy_proposals, wanted
 from verl_ee.experience.proposers import (
     NO_ACTION,
+    POLICY,
     Proposal,
     ProposalBatch,
     ProposalRequest,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from verl_ee.config import CollectConfig
-from verl_ee.experience.alternative_counts import AlternativeCounts, counts_of
+from verl_ee.experience.collecting.alternative_counts import AlternativeCounts, counts_of
 from verl_ee.experience.proposers import Proposal
 
 LISTED = ("look", "wait", "go north", "go south")

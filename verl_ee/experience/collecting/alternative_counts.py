@@ -7,10 +7,7 @@ from dataclasses import astuple, dataclass
 
 from verl_ee.config import CollectConfig
 from verl_ee.envs import CanonicalForm
-from verl_ee.experience.proposers import LISTED, Proposal, allowed_alternatives, other_actions
-
-POLICY = "policy"
-"""Name of the proposer of an alternative that the policy wrote itself."""
+from verl_ee.experience.proposers import LISTED, POLICY, Proposal, allowed_alternatives, other_actions
 
 
 @dataclass(frozen=True)
