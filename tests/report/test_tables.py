@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -58,6 +59,25 @@ def test_a_share_that_is_missing_is_shown_as_missing_and_the_base_comes_first(tm
     assert cells(text, "imitation")[3:] == ["-", "4/-"]
     assert "collect: none" in text
     save_plot(report(folder), tmp_path / "plot.png")
+
+
+def test_shares_that_may_fall_to_nothing_are_shown_where_they_are_known(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    text = report(folder).text
+    assert not [word for word in ("alternatives of", "rationales:", "no action") if word in text]
+    summary = json.loads(folder.summary_path.read_text())
+    counts = {"possible": 200, "own": 50, "filled": 180, "responses": 400, "without_action": 300}
+    summary["sets"] = {"reflection": summary["collect"] | counts, "world_model": summary["collect"]}
+    summary["reflect"] = {"gates": {"accepted": 30, "length": 9, "grounded": 1}, "seconds": 1.0}
+    summary["stages"][0]["no_action"] = {"seen": 0.25}
+    folder.summary_path.write_text(json.dumps(summary))
+    text = report(folder).text
+    shares = "180 of 200 possible, 50 by the policy itself (75.0 % of 400 responses hold no action)"
+    assert f"\nalternatives of reflection: {shares}\n" in text
+    assert "alternatives of world_model" not in text
+    assert "\nrationales: 30 of 40 accepted (rejected: length 9, grounded 1)\n" in text
+    assert cells(text, "stage")[-1] == "no action %"
+    assert [cells(text, name)[-1] for name in ("base", "grpo")] == ["25.0/-", "-/-"]
 
 
 def test_the_last_row_of_a_repeated_step_counts(tmp_path: Path) -> None:

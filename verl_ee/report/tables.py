@@ -13,8 +13,10 @@ from verl_ee.run.folder import RunFolder
 from verl_ee.run.metrics import OPTIMIZER_STEPS, RunMetrics, read_metrics, series
 from verl_ee.run.set_totals import SetTotals
 from verl_ee.run.stage_result import Share, StageResult
-from verl_ee.run.summary import RunSummary, read_summary
+from verl_ee.run.summary import RationaleCounts, RunSummary, read_summary
 
+ACCEPTED = "accepted"
+"""The fate of a rationale that no gate rejected, in the counts of a summary."""
 _FIRST_SPLITS = ("seen", "unseen")
 
 
@@ -44,7 +46,8 @@ class Report:
         ]
         if self.error is not None:
             lines.append(f"ended in stage {self.error.stage}: {self.error.type}: {self.error.message}")
-        lines += [_collected(self.summary.collect), *_alternatives(self.summary.sets), _optimizer_steps(self.metrics)]
+        lines += [_collected(self.summary.collect), *_alternatives(self.summary.sets)]
+        lines += [*_rationales(self.summary.reflect), _optimizer_steps(self.metrics)]
         if self.metrics.cut:
             lines.append(f"rows of metrics.jsonl that a kill cut off, left out: {self.metrics.cut}")
         return "\n".join([*lines, "", _stage_table(self.summary.stages)])
@@ -96,6 +99,15 @@ def _alternatives(sets: Mapping[str, SetTotals]) -> list[str]:
     return lines
 
 
+def _rationales(counts: RationaleCounts | None) -> list[str]:
+    """Return a line on how many rationales passed, and what rejected the others, if some were written."""
+    if counts is None:
+        return []
+    rejected = [f"{gate} {count}" for gate, count in counts.gates.items() if gate != ACCEPTED]
+    reasons = f" (rejected: {', '.join(rejected)})" if rejected else ""
+    return [f"rationales: {counts.gates.get(ACCEPTED, 0)} of {sum(counts.gates.values())} accepted{reasons}"]
+
+
 def _optimizer_steps(metrics: RunMetrics) -> str:
     _, counts = series(metrics.grpo, OPTIMIZER_STEPS)
     if not counts:
@@ -108,13 +120,22 @@ def _stage_table(stages: Sequence[StageResult]) -> str:
         return "no stage has been evaluated"
     splits = splits_of(stages)
     header = ["stage", "seconds", *(f"success {split} % [95 %]" for split in splits), f"episodes {'/'.join(splits)}"]
-    return aligned([header, *(_stage_row(stage, splits) for stage in stages)])
+    rows = [_stage_row(stage, splits) for stage in stages]
+    if any(stage.no_action for stage in stages):
+        header.append("no action %")
+        rows = [[*row, _no_action(stage, splits)] for row, stage in zip(rows, stages, strict=True)]
+    return aligned([header, *rows])
 
 
 def _stage_row(stage: StageResult, splits: Sequence[str]) -> list[str]:
     shares = [stage.shares.get(split) for split in splits]
     episodes = "/".join("-" if share is None else str(share.episodes) for share in shares)
     return [stage.name, f"{stage.seconds:.1f}", *map(_success, shares), episodes]
+
+
+def _no_action(stage: StageResult, splits: Sequence[str]) -> str:
+    """Return the share of responses without an action, by split."""
+    return "/".join(percent(stage.no_action[split]) if split in stage.no_action else "-" for split in splits)
 
 
 def _success(share: Share | None) -> str:
