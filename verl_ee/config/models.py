@@ -69,7 +69,7 @@ class EarlyExperienceConfig(FrozenModel):
     """Trajectories of the file that are used: those that solved their task, or all."""
     prompt: PromptConfig = PromptConfig()
     max_experts: Annotated[int, Field(ge=1)] | None = None
-    """Use only the first so many trajectories of the file."""
+    """Use only the first so many of the trajectories that pass `experts_filter`."""
     history_length: Annotated[int, Field(ge=0)] = 8
     """Past turns shown in a prompt."""
     max_turns: Annotated[int, Field(ge=1)] = 30
@@ -116,7 +116,8 @@ class EarlyExperienceConfig(FrozenModel):
     hand_over: HandOverConfig = HandOverConfig()
     resume: Literal["strict", "force"] = "strict"
     """Fate of a run whose settings or files have changed since. `strict`: refused, with the differences.
-    `force`: it goes on; what has finished stays, and a stage whose examples changed is trained again."""
+    `force`: it goes on; what has finished stays, and a stage whose examples changed is trained again, and
+    data of other experts are refused."""
 
     def model_post_init(self, _: Any) -> None:
         """Tell every set and every writer its name."""
