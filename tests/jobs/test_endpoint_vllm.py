@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from support.game_collections import write_here
 from support.jobs import ROOT, Job, run_recipe
+from support.rationale_worlds import STATELESS_GATES
 from support.scripted_server import GARBAGE, KEY, MODEL, PASSING, Endpoint, Reply, completion
 
 from verl_ee.config import WriterConfig
@@ -109,7 +110,7 @@ def write_missing(
     endpoint = {"url": server.url, "model": MODEL, "key_variable": VARIABLE, "concurrency": 4, "timeout": 30.0}
     keys = {"kind": "endpoint", "endpoint": endpoint | values, "temperature": 0.9, "max_tokens": max_tokens}
     writer = EndpointWriter(WriterConfig.model_validate(keys), folder / "spending.json", pause=0.01)
-    write_rationales(folder, states, writer, tuple(GATES), 0.0)
+    write_rationales(folder, states, writer, STATELESS_GATES, 0.0)
 
 
 def text_in(reply: Reply) -> str:

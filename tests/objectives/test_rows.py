@@ -13,6 +13,7 @@ from support.prompts import BARE
 from support.rationale_worlds import (
     GOOD,
     HISTORY,
+    STATELESS_GATES,
     Branched,
     Scripted,
     branch,
@@ -167,7 +168,7 @@ def test_the_target_is_the_rationale_and_then_the_expert_s_action_whatever_was_w
 def test_only_accepted_rationales_become_rows(tmp_path: Path) -> None:
     expert = trajectory("open door", "walk out", "close door")
     texts = [GOOD, "Too short.", f"Well, {GOOD}"]
-    rationales = scripted_rationales(tmp_path, expert, expert_branches(expert), texts, tuple(GATES))
+    rationales = scripted_rationales(tmp_path, expert, expert_branches(expert), texts, STATELESS_GATES)
     assert [item.gate for item in rationales] == ["", "length", ""]
     assert gate_counts(rationales) == {"accepted": 2, "length": 1}
     rows = list(reflection_rows([expert], rationales, HISTORY, BARE))

@@ -11,6 +11,7 @@ from pathlib import Path
 import openai.resources.chat.completions  # noqa: F401
 import pytest
 from support.game_collections import write_here
+from support.rationale_worlds import STATELESS_GATES
 from support.scripted_server import KEY, MODEL, READ, WRITTEN, Endpoint, Reply, Script
 from support.stage_worlds import config
 
@@ -19,7 +20,6 @@ from verl_ee.envs.household.env import Household
 from verl_ee.experience.files.parquet import read_table
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import read_branches
-from verl_ee.objectives.reflection.gates import GATES
 from verl_ee.objectives.reflection.rationales import (
     RATIONALE_SCHEMA,
     RATIONALES_FILE,
@@ -74,7 +74,7 @@ def writer_config(server: Endpoint, **changes: object) -> WriterConfig:
 def write_missing(server: Endpoint, states: list[Situation], folder: Path, **changes: object) -> list[Rationale]:
     """Have everything written that has not been, as a command and its repetition do."""
     writer = EndpointWriter(writer_config(server, **changes), folder / LEDGER, pause=0.001)
-    return write_rationales(folder, states, writer, tuple(GATES), 0.0)
+    return write_rationales(folder, states, writer, STATELESS_GATES, 0.0)
 
 
 def refs_of(items: Sequence[Situation] | Sequence[Rationale]) -> list[StateRef]:

@@ -15,6 +15,7 @@ from verl_ee.errors import ExampleError
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import ExecutedBranch, read_branches
+from verl_ee.objectives.reflection.gates import GATES
 from verl_ee.objectives.reflection.situations import Situation, situations
 from verl_ee.objectives.reflection.template_writer import TemplateWriter
 from verl_ee.prompts.state import State
@@ -22,6 +23,8 @@ from verl_ee.prompts.state import State
 HISTORY = 8
 TASKS = [f"{split}/{number}" for split in ("train", "seen", "unseen") for number in range(8)]
 GOOD = "The task is clear to me, and this brings it a little further."
+STATELESS_GATES = tuple(gate for gate in GATES if gate != "grounded")
+"""Gates that such a text passes in every state."""
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ class ReflectionConfig(FrozenModel):
         "outcome_as_seen",
         "other_action",
         "repeated",
+        "grounded",
     )
     """Gates that a rationale passes before it is learned."""
     min_accepted: Fraction | None = None

@@ -19,7 +19,14 @@ def read(name: str) -> Any:
 
 
 DRAFTS = {
-    name: RationaleDraft("", given["state"], given["action"], given["outcome"], tuple(given["alternatives"]))
+    name: RationaleDraft(
+        "",
+        given["state"],
+        given["action"],
+        given["outcome"],
+        tuple(given["alternatives"]),
+        tuple(given.get("outcomes", ())),
+    )
     for name, given in read("situations").items()
 }
 REJECTED = [(gate, *case) for gate in GATES for case in read(gate)["rejected"]]
@@ -65,12 +72,13 @@ def test_length_counts_words_within_its_bounds(words: int, passes: bool) -> None
 
 def test_the_first_gate_that_rejects_is_named_in_the_order_that_was_given() -> None:
     draft = replace(DRAFTS["drawer"], text="Option 2: the best action.\nAction: look")
-    # It is short, names the label and the number of an option, and takes an action.
+    # It is short, names the label and the number of an option, takes an action, and could be about anything.
     assert [name for name in GATES if GATES[name](draft)] == [
         "length",
         "label_words",
         "numbered_options",
         "other_action",
+        "grounded",
     ]
     order = list(GATES)
     for _ in order:
@@ -80,10 +88,18 @@ def test_the_first_gate_that_rejects_is_named_in_the_order_that_was_given() -> N
     assert first_rejection(draft, ["repeated"]) == first_rejection(draft, []) == ("", "")
 
 
+PLAIN = "I have thought about what is asked for, and this is a step in that direction which costs little."
+
+
 @pytest.mark.parametrize("situation", DRAFTS)
-def test_a_plain_thought_passes_every_gate_in_every_situation(situation: str) -> None:
-    text = "I have thought about what is asked for, and this is a step in that direction which costs little."
-    assert first_rejection(replace(DRAFTS[situation], text=text)) == ("", "")
+def test_a_plain_thought_passes_every_gate_in_every_situation_if_it_names_the_action(situation: str) -> None:
+    draft = DRAFTS[situation]
+    text = PLAIN.replace("this", f"'{draft.expert_action}'")
+    assert first_rejection(replace(draft, text=text)) == ("", "")
+    assert first_rejection(replace(draft, text=PLAIN)) == (
+        "grounded",
+        "names nothing of the state, the action or an outcome",
+    )
 
 
 ODD = [
@@ -104,16 +120,18 @@ ODD = [
 
 @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
 def test_no_text_breaks_a_gate(odd: str) -> None:
-    plain = "I have thought about what is asked for, and this is a step in that direction which costs little."
     for draft in (
-        RationaleDraft(odd, odd, odd, odd, (odd,)),
-        RationaleDraft(plain, odd, odd, odd, (odd, odd)),
-        RationaleDraft(f"{plain} {odd} {plain[:-1]} too.", plain, plain, plain, (plain,)),
+        RationaleDraft(odd, odd, odd, odd, (odd,), (odd,)),
+        RationaleDraft(PLAIN, odd, odd, odd, (odd, odd), (odd, odd)),
+        RationaleDraft(f"{PLAIN} {odd} {PLAIN[:-1]} too.", PLAIN, PLAIN, PLAIN, (PLAIN,), (PLAIN,)),
     ):
         for gate in GATES.values():
             assert isinstance(gate(draft), str)
     # What cannot be said in words is no reason to reject a rationale that does not say it.
-    assert first_rejection(RationaleDraft(plain, odd, odd, odd, (odd,))) == ("", "")
+    draft = RationaleDraft(PLAIN, odd, odd, odd, (odd,), (odd,))
+    without_names = not any(map(str.isalnum, odd)) or odd in ("Action:", "if")
+    rejecting = "" if without_names else "grounded"
+    assert first_rejection(draft)[0] == rejecting
 
 
 def test_what_the_agent_sees_may_be_said() -> None:

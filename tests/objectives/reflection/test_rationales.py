@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.rationale_worlds import (
     GOOD,
+    STATELESS_GATES,
     Scripted,
     household,  # noqa: F401
     twenty,  # noqa: F401
@@ -16,7 +17,6 @@ from support.rationale_worlds import (
 
 from verl_ee.errors import ExampleError, StoreError
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.objectives.reflection.gates import GATES
 from verl_ee.objectives.reflection.rationales import (
     RATIONALES_FILE,
     Rationale,
@@ -31,7 +31,7 @@ def test_rejected_rationales_are_kept_beside_accepted_ones_with_their_reasons(
     twenty: list[Situation], tmp_path: Path
 ) -> None:
     texts = (GOOD, "Too short.", f"The best action comes now. {GOOD}", f"{GOOD} {GOOD}")
-    written = write_rationales(tmp_path, twenty, Scripted(*texts), tuple(GATES), 0.0)
+    written = write_rationales(tmp_path, twenty, Scripted(*texts), STATELESS_GATES, 0.0)
     assert written == read_rationales(tmp_path)
     assert [item.ref for item in written] == [item.ref for item in twenty]
     assert [item.transitions for item in written] == [item.transitions for item in twenty]
@@ -48,7 +48,7 @@ def test_rejected_rationales_are_kept_beside_accepted_ones_with_their_reasons(
 
 
 @pytest.mark.parametrize(
-    ("gates", "rejecting"), [(tuple(GATES), {"length"}), (("label_words",), {"label_words"}), ((), set())]
+    ("gates", "rejecting"), [(STATELESS_GATES, {"length"}), (("label_words",), {"label_words"}), ((), set())]
 )
 def test_gates_that_are_not_asked_reject_nothing(
     gates: tuple[str, ...], rejecting: set[str], twenty: list[Situation], tmp_path: Path
@@ -60,7 +60,7 @@ def test_gates_that_are_not_asked_reject_nothing(
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
 def test_enough_accepted_rationales_pass(twenty: list[Situation], tmp_path: Path, share: float) -> None:
     half = [replace(item, ref=StateRef(0, number)) for number, item in enumerate(twenty)]
-    assert gate_counts(write_rationales(tmp_path, half, Scripted(GOOD, "No."), tuple(GATES), share)) == {
+    assert gate_counts(write_rationales(tmp_path, half, Scripted(GOOD, "No."), STATELESS_GATES, share)) == {
         "accepted": 10,
         "length": 10,
     }
@@ -72,7 +72,7 @@ def test_too_few_accepted_rationales_stop_the_run_and_all_of_them_are_on_disk(
 ) -> None:
     numbered = [replace(item, ref=StateRef(0, number)) for number, item in enumerate(twenty)]
     with pytest.raises(ExampleError) as raised:
-        write_rationales(tmp_path, numbered, Scripted(*texts), tuple(GATES), share)
+        write_rationales(tmp_path, numbered, Scripted(*texts), STATELESS_GATES, share)
     accepted = 10 if GOOD in texts else 0
     message = str(raised.value)
     for part in (

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.rationale_worlds import (
     GOOD,
+    STATELESS_GATES,
     Scripted,
     household,  # noqa: F401
     twenty,  # noqa: F401
@@ -16,7 +17,6 @@ from support.rationale_worlds import (
 
 from verl_ee.errors import ExampleError, StoreError
 from verl_ee.experience.files.parquet import read_table
-from verl_ee.objectives.reflection.gates import GATES
 from verl_ee.objectives.reflection.rationales import (
     RATIONALE_SCHEMA,
     RATIONALES_FILE,
@@ -36,14 +36,14 @@ def test_a_writer_that_was_killed_goes_on_and_writes_nothing_twice(
     first, second, third = Scripted(GOOD, "No.", dies_at=7), Scripted(GOOD, "No.", dies_at=9), Scripted(GOOD, "No.")
     for writer, expected in ((first, refs[:7]), (second, refs[7:16])):
         with pytest.raises(KeyboardInterrupt):
-            write_rationales(tmp_path / "killed", twenty, writer, tuple(GATES), 0.0)
+            write_rationales(tmp_path / "killed", twenty, writer, STATELESS_GATES, 0.0)
         assert writer.requested == expected
         # What is not whole does not look as if it were.
         with pytest.raises(StoreError, match="missing"):
             read_rationales(tmp_path / "killed")
-    resumed = write_rationales(tmp_path / "killed", twenty, third, tuple(GATES), 0.0)
+    resumed = write_rationales(tmp_path / "killed", twenty, third, STATELESS_GATES, 0.0)
     assert third.requested == refs[16:]
-    straight = write_rationales(tmp_path / "straight", twenty, Scripted(GOOD, "No."), tuple(GATES), 0.0)
+    straight = write_rationales(tmp_path / "straight", twenty, Scripted(GOOD, "No."), STATELESS_GATES, 0.0)
     assert resumed == straight
     assert (tmp_path / "killed" / RATIONALES_FILE).read_bytes() == (
         tmp_path / "straight" / RATIONALES_FILE
@@ -72,9 +72,9 @@ def test_a_writer_that_stops_keeps_what_it_wrote_and_the_next_one_writes_the_res
     refs = [item.ref for item in twenty]
     first, second = Scripted(GOOD, "No.", stops_at=9), Scripted(GOOD, "No.")
     with pytest.raises(ExampleError, match=r"That is enough\. 11 of 20 texts"):
-        write_rationales(tmp_path, twenty, first, tuple(GATES), 0.0)
+        write_rationales(tmp_path, twenty, first, STATELESS_GATES, 0.0)
     assert first.requested == refs[:9]
-    written = write_rationales(tmp_path, twenty, second, tuple(GATES), 0.0)
+    written = write_rationales(tmp_path, twenty, second, STATELESS_GATES, 0.0)
     assert second.requested == refs[9:]
     assert [item.ref for item in written] == refs
 
@@ -96,4 +96,4 @@ def test_a_writer_that_leaves_requests_out_is_refused(twenty: list[Situation], t
             yield from list(super().write(situations))[:-1]
 
     with pytest.raises(ExampleError, match=r"'template' gave no text for 1 of 4 requests"):
-        write_rationales(tmp_path, twenty[:4], Lazy(), tuple(GATES), 0.0)
+        write_rationales(tmp_path, twenty[:4], Lazy(), STATELESS_GATES, 0.0)

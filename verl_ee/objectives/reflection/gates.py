@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from verl_ee.objectives.reflection import gate_patterns
+from verl_ee.objectives.reflection.grounding import ungrounded
 
 MIN_WORDS, MAX_WORDS = 8, 500
 """Length of a rationale; the upper bound is the soft cap of the release."""
@@ -32,6 +33,7 @@ class RationaleDraft:
         expert_action: the action that the rationale should lead to.
         expert_observation: the observation that this action leads to.
         alternatives: the other actions that were executed.
+        outcomes: the observations that these lead to.
     """
 
     text: str
@@ -39,6 +41,7 @@ class RationaleDraft:
     expert_action: str
     expert_observation: str
     alternatives: tuple[str, ...] = ()
+    outcomes: tuple[str, ...] = ()
 
     @property
     def known_texts(self) -> tuple[str, ...]:
@@ -124,6 +127,13 @@ def repeated(draft: RationaleDraft) -> str:
     return ""
 
 
+def grounded(draft: RationaleDraft) -> str:
+    """Reject a text that anybody could write who saw nothing of the state, the action or an executed outcome."""
+    task, _, shown = draft.state_text.partition("\n") if draft.state_text.startswith("Task:") else ("", "", "")
+    told = "\n".join([task, draft.expert_observation, *draft.outcomes])
+    return ungrounded(draft.text, draft.expert_action, shown or draft.state_text, told)
+
+
 Gate = Callable[[RationaleDraft], str]
 GATES: dict[str, Gate] = {
     "length": length,
@@ -132,6 +142,7 @@ GATES: dict[str, Gate] = {
     "outcome_as_seen": outcome_as_seen,
     "other_action": other_action,
     "repeated": repeated,
+    "grounded": grounded,
 }
 """Every gate by name, in the order in which they are asked."""
 

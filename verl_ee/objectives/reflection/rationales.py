@@ -137,6 +137,7 @@ def _judged(situation: Situation, text: str, writer: str, gates: Sequence[str]) 
         situation.expert_action,
         situation.expert_branch.outcome.observation,
         tuple(branch.outcome.action for branch in situation.alternatives),
+        tuple(branch.outcome.observation for branch in situation.alternatives),
     )
     gate, reason = first_rejection(draft, gates)
     return Rationale(situation.ref, text, writer, situation.transitions, gate, reason)

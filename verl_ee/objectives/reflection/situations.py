@@ -20,6 +20,12 @@ from verl_ee.prompts.state import State
 from verl_ee.prompts.text import Message, state_text
 
 WRITER_SYSTEM = "You think aloud before you act. You write only the thought, in plain sentences, in the first person."
+WRITER_INSTRUCTION = (
+    "Write the thought that comes before the action, in one paragraph of 30 to 120 words. Say what matters in the "
+    "situation for the task, why other ways to go on help less, and what you expect from what is done next. You have "
+    "not acted yet: speak of outcomes as expected, never as seen. Do not number anything, do not mention choices that "
+    "were offered, and do not write the action as a line of its own. End by settling on what is done."
+)
 
 
 @dataclass(frozen=True)
@@ -115,10 +121,7 @@ def writer_prompt(situation: Situation) -> list[Message]:
         lines += [f"{branch.outcome.action}: {branch.outcome.observation}" for branch in situation.alternatives]
     lines += [
         "",
-        "Write the thought that comes before the action, in one paragraph of 30 to 120 words. Say what matters in the "
-        "situation for the task, why other ways to go on help less, and what you expect from what is done next. You "
-        "have not acted yet: speak of outcomes as expected, never as seen. Do not number anything, do not mention "
-        "choices that were offered, and do not write the action as a line of its own. End by settling on what is done.",
+        WRITER_INSTRUCTION,
     ]
     return [{"role": "system", "content": WRITER_SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
