@@ -60,11 +60,10 @@ def rows_of(config: EarlyExperienceConfig, texts: Path) -> dict[Objective, Itera
     environment = config.environment
     given_rows = read_rows(config.examples)
     check_expert_keys(config, list(given_rows))
+    stores = {name: Path(path).expanduser() for name, path in config.stores.items()}
     experts = ExpertFile(Path(), "", ())
     if needs_experts(config, list(given_rows)):
-        experts = load_experts(config.experts, environment.id, environment.kwargs, config.max_experts)
-    stores = {name: Path(path).expanduser() for name, path in config.stores.items()}
-    experts = _experts(config, [texts, *stores.values()])
+        experts = _experts(config, [texts, *stores.values()])
     objectives = built(config, list(given_rows))
     if "world_model" in objectives:
         _check_store(stores, config.world_model.collect, experts, environment)
