@@ -105,7 +105,6 @@ def with_message(index: int, **values: object) -> list[Item]:
         ({"item_id": "a", "conversations": with_message(4, loss=False)}, ["message 4: its loss is false"]),
         ({"item_id": "a", "conversations": with_message(4, value="go")}, ["message 4: no action after 'Action:'"]),
         ({"item_id": "a", "conversations": with_message(6, value="Action: \n")}, ["message 6: no action"]),
-        ({"item_id": "a", "conversations": with_message(6, value="Action: a\nb")}, ["message 6", "several lines"]),
     ],
 )
 def test_other_forms_of_conversations_are_refused(tmp_path: Path, item: Item, words: list[str]) -> None:

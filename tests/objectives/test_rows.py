@@ -189,3 +189,14 @@ def test_an_action_is_learned_as_the_expert_wrote_it(action: str) -> None:
 def test_an_action_that_a_rollout_would_read_differently_is_refused() -> None:
     with pytest.raises(ExampleError, match=r"trajectory 0, step 1.*'Action: no\\nAction: yes'.*'yes'"):
         list(imitation_rows([trajectory("open door", "Action: no\nAction: yes")], HISTORY, BARE))
+
+
+def test_what_a_rollout_would_take_for_a_listed_action_is_refused_unless_it_is_one() -> None:
+    def rows(action: str) -> list[Row]:
+        expert = trajectory(action)
+        step = replace(expert.steps[0], admissible_actions=("python", "open door"))
+        return list(imitation_rows([replace(expert, steps=(step,))], HISTORY, BARE))
+
+    assert rows("Open door.")[0].target.endswith("Action: Open door.")
+    with pytest.raises(ExampleError, match=r"'python\\nprint\(1\)' is read back as 'python'"):
+        rows("python\nprint(1)")

@@ -31,6 +31,15 @@ LISTED = ("look", "go to shelf 1", "go to shelf 10", "take box 1 from shelf 1", 
         ("**Action:** look", "look", ""),
         ("**Action**: look", "look", ""),
         ("Action: **kwargs", "**kwargs", ""),
+        ("**Action: look**", "look", ""),
+        ("`Action: look`", "look", ""),
+        ("- Action: look", "look", ""),
+        ("1. Action: look", "look", ""),
+        ("### Action: look", "look", ""),
+        ("> Action: look", "look", ""),
+        ("ACTION: look", "look", ""),
+        ("Action: > log.txt", "> log.txt", ""),
+        ("Action: **bold**", "**bold**", ""),
         ("Action: say: it is 3.5", "say: it is 3.5", ""),
         ("Action:", None, ""),
         ("Thinking.\nAction: \n ", None, "Thinking."),
@@ -56,6 +65,10 @@ def test_where_nothing_is_listed_an_action_is_what_was_written(text: str, action
         # What follows on a listed action, as an observation that a model imagines, is no part of it.
         ("Action: look\nOn shelf 1 you see nothing.", "look", ""),
         ('Action: say "hi."', 'say "hi."', ""),
+        ("Action: # look", "# look", ""),
+        ("action: look", "look", ""),
+        ("look!", "look", ""),
+        ("[look]", "look", ""),
         # Without the marker: a line of its own.
         ("go to shelf 1", "go to shelf 1", ""),
         ("GO TO SHELF 1", "go to shelf 1", ""),
@@ -84,6 +97,15 @@ def test_of_two_listed_actions_that_differ_in_little_the_exact_one_is_meant() ->
     assert read_response("OPEN DOOR", listed).action is None
     # Executed as it was written: the environment decides.
     assert read_response("Action: OPEN DOOR", listed).action == "OPEN DOOR"
+
+
+def test_what_belongs_to_an_action_is_not_taken_for_punctuation() -> None:
+    listed = ("cd", "cd .", "ls", "python")
+    assert read_response("Action: cd ..", listed).action == "cd .."
+    assert read_response("cd ..", listed).action is None
+    assert read_response("Action: cd .", listed).action == "cd ."
+    assert read_response("Action: > ls", listed).action == "> ls"
+    assert read_response("Action: ls.", listed).action == "ls"
 
 
 ACTIONS = [

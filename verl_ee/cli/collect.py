@@ -20,6 +20,7 @@ OPTIONS = {
     "start_timeout": "seconds that making or resetting the environment may take",
     "max_mismatch": "share of states that may be lost",
     "max_failed": "share of actions that may fail",
+    "min_filled": "share of the possible alternatives that there have to be",
     "cache": "folder of executed transitions that several collections share",
 }
 """Keys of `early_experience.collect` that are options of the command, with the same defaults."""

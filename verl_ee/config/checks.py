@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any, cast, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
@@ -27,8 +26,6 @@ RENAMED = {
     "reflection.max_tokens": "writers.<name>.max_tokens, and reflection.writer and world_model.writer take that name",
 }
 """Keys of version 0.1, and what they are called now."""
-FILE_PREFIX = "file:"
-"""A text of `prompt` that begins so is the path of a file that holds it."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
@@ -48,7 +45,7 @@ def parse(node: Mapping[str, Any]) -> EarlyExperienceConfig:
         ConfigError: naming every key that is wrong, its value, what is allowed and the fix.
     """
     try:
-        config = EarlyExperienceConfig.model_validate(_with_texts(node), strict=False)
+        config = EarlyExperienceConfig.model_validate(dict(node), strict=False)
     except ValidationError as error:
         # A list whose items are wrong is called too short besides.
         wrong = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
@@ -72,25 +69,6 @@ def parse(node: Mapping[str, Any]) -> EarlyExperienceConfig:
     _check_balance(config)
     _check_writers(config)
     return config
-
-
-def _with_texts(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of `early_experience` with the texts of the files that `prompt` names in their place."""
-    prompt = node.get("prompt")
-    if not isinstance(prompt, Mapping):
-        return dict(node)
-    return {**node, "prompt": {key: _text(key, value) for key, value in prompt.items()}}
-
-
-def _text(key: str, value: object) -> object:
-    if not isinstance(value, str) or not value.startswith(FILE_PREFIX):
-        return value
-    path = Path(value.removeprefix(FILE_PREFIX)).expanduser()
-    try:
-        return path.read_text(encoding="utf-8").strip("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"{ROOT}.prompt.{key}={value!r} cannot be read ({reason}). Name a text file.") from None
 
 
 def _check_names(config: EarlyExperienceConfig) -> None:

@@ -72,6 +72,11 @@ class CollectConfig(FrozenModel):
     """Seed of the choice of alternatives."""
     _set: str = PrivateAttr("")
 
+    @property
+    def wants_alternatives(self) -> bool:
+        """Whether any alternatives are asked for, besides the expert's action."""
+        return self.k > 0 or (self.alternatives == "mixture" and self.extra_admissible > 0)
+
     def key(self, name: str) -> str:
         """Return a key as a user writes it: in full where the config is one of a job's sets, else as an option."""
         return f"{ROOT}.collect.{self._set}.{name}" if self._set else f"--{name.replace('_', '-')}"

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from verl_ee.config.base import Fraction, FrozenModel
+from verl_ee.config.base import ROOT, Fraction, FrozenModel
 from verl_ee.config.collecting import CollectConfig, EnvironmentConfig
 from verl_ee.config.objectives import MIN_ACCEPTED, WRITERS, ReflectionConfig, WorldModelConfig, WriterConfig
+from verl_ee.errors import ConfigError
 
+FILE_PREFIX = "file:"
+"""A text of a prompt that begins so is the path of a file that holds it."""
 Objective = Literal["world_model", "imitation", "reflection"]
 RESERVED = ("base", "complete", "collect", "reflect", "summarise", "hand_over", "grpo", "store", "cache", "lock")
 """Names that a stage may not have: other stages and folders of a run have them."""
 
 
+def _text(value: object) -> object:
+    """Return a text of a prompt: the content of the file that it names, or itself."""
+    if not isinstance(value, str) or not value.startswith(FILE_PREFIX):
+        return value
+    try:
+        return Path(value.removeprefix(FILE_PREFIX)).expanduser().read_text(encoding="utf-8").strip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{ROOT}.prompt: {value!r} cannot be read ({reason}). Name a text file.") from None
+
+
+PromptText = Annotated[str, BeforeValidator(_text)]
+
+
 class PromptConfig(FrozenModel):
     """What a prompt says besides the state."""
 
-    system: str = "You act in a text world, one action at a time."
+    system: PromptText = "You act in a text world, one action at a time."
     """System message; empty: none. `file:PATH` reads the text from a file, here and in `instruction`."""
-    instruction: str = (
+    instruction: PromptText = (
         "Answer with your next action, on a line of its own that begins with `Action:`. You may think before that line."
     )
     """End of every prompt, which tells the policy how to answer; empty: nothing."""

@@ -215,13 +215,29 @@ def canonical_form(env_id: str) -> CanonicalForm:
     """Return the function that gives the canonical form of an environment's actions, in which two are compared.
 
     It is the static method `canonical_action` of the environment's class. Without one, two actions are the same if they
-    are equal but for outer white space. A canonical form is never executed, learned or shown.
+    are equal but for outer white space; so are two for which the method raises. A canonical form is never executed,
+    learned or shown.
 
     Raises:
-        EnvError: if the id is unknown, or what it needs is not installed.
+        EnvError: if the id is unknown, or what it needs is not installed. The function raises it for a form that is no
+            text.
     """
-    form: CanonicalForm = getattr(_creator(_spec(env_id)), "canonical_action", str.strip)
-    return form
+    form = getattr(_creator(_spec(env_id)), "canonical_action", None)
+    if form is None:
+        return str.strip
+
+    def canonical(action: str) -> str:
+        try:
+            result = form(action)
+        except Exception:  # somebody else's code, and a policy writes anything
+            return action.strip()
+        if not isinstance(result, str):
+            raise EnvError(
+                f"{env_id}: canonical_action({action!r}) is {type(result).__name__}, expected str. Return text."
+            )
+        return result
+
+    return canonical
 
 
 def without_module(env_id: str) -> str:

@@ -12,8 +12,10 @@ from verl_ee.config import EnvironmentConfig
 from verl_ee.envs import ExpertStep, ExpertTrajectory, arguments, version_of
 from verl_ee.errors import ConfigError, ExpertFileError
 from verl_ee.experience.files.json_lines import JsonObject, Value, check_keys, read_objects, typed_value
+from verl_ee.prompts.response import read_response
+from verl_ee.prompts.text import ACTION_PREFIX
 
-ACTION, THOUGHT = "Action:", "Thought:"
+THOUGHT = "Thought:"
 SIDES = ("human", "gpt")
 """The two sides of a conversation, in the order in which they take turns."""
 Instruction = Literal["first", "environment"]
@@ -84,7 +86,7 @@ def _texts(messages: Sequence[object], where: str) -> list[str]:
         raise ExpertFileError(
             f"{where}: {len(texts)} messages; expected instruction, acknowledgement, observation, response, and so on."
         )
-    if ACTION in texts[1]:
+    if ACTION_PREFIX in texts[1]:
         raise ExpertFileError(
             f"{where}, message 2: it holds an action, expected the acknowledgement of the instruction in message 1. "
             "Put one in, and the first observation after it."
@@ -116,13 +118,12 @@ def _steps(observations: Sequence[str], responses: Sequence[str], where: str) ->
 
 def _split(response: str, where: str) -> tuple[str, str | None]:
     """Return action and thought of a response."""
-    before, mark, action = response.rpartition(ACTION)
-    thought, action = before.strip().removeprefix(THOUGHT).strip(), action.strip()
-    if not mark or not action:
-        raise ExpertFileError(f"{where}: no action after {ACTION!r}. Only the form Thought, Action is read.")
-    if len(action.splitlines()) > 1:
-        raise ExpertFileError(f"{where}: the action has several lines; a policy answers with one line. Drop the item.")
-    return action, thought or None
+    read = read_response(response)
+    if read.action is None:
+        raise ExpertFileError(
+            f"{where}: no action after {ACTION_PREFIX!r} at the start of a line. Only the form Thought, Action is read."
+        )
+    return read.action, read.thought.removeprefix(THOUGHT).strip() or None
 
 
 def _task(item: JsonObject, where: str) -> str:

@@ -119,12 +119,12 @@ def listed_proposals(
     """Return the alternatives of a state that follow from its list of actions.
 
     Args:
-        config: `admissible` takes K of them, `exhaustive` all, in a random order either way.
+        config: `admissible` takes K of them, `exhaustive` all unless K is 0, in a random order either way.
         trajectory: the expert trajectory.
         step: step of the state.
         listed: actions that the environment lists there, in its order.
     """
-    k = config.k if config.alternatives == "admissible" else len(listed)
+    k = len(listed) if config.alternatives == "exhaustive" and config.k else config.k
     expert_action = trajectory.steps[step].action
     allowed = allowed_alternatives(listed, expert_action, config)
     canonical = canonical_form(trajectory.environment)

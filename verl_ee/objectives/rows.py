@@ -19,7 +19,8 @@ from verl_ee.experience.files.json_lines import check_keys, typed_value
 from verl_ee.experience.store import ExecutedBranch
 from verl_ee.objectives.reflection.rationales import Rationale
 from verl_ee.objectives.targets import TargetBuilder, raw_target
-from verl_ee.prompts.response import read_response
+from verl_ee.prompts.response import listed_action, read_response
+from verl_ee.prompts.state import State
 from verl_ee.prompts.text import Message, render_outcome, render_policy, render_response, render_world_model
 
 Turns = Literal["last", "all"]
@@ -65,7 +66,7 @@ def imitation_rows(
             expert_step, provenance = trajectory.steps[step], f"trajectory {index}, step {step}"
             if expert_step.solved:
                 continue
-            response = _response(expert_step.action, expert_step.thought, provenance)
+            response = _response(expert_step.action, expert_step.thought, state, provenance)
             yield Row(tuple(render_policy(state, wording)), response, "imitation", provenance)
 
 
@@ -84,9 +85,10 @@ def reflection_rows(
         if not rationale.accepted:
             continue
         ref = rationale.ref
-        prompt = render_policy(states[ref.trajectory][ref.step], wording)
+        state = states[ref.trajectory][ref.step]
+        prompt = render_policy(state, wording)
         provenance = f"trajectory {ref.trajectory}, step {ref.step}, {rationale.writer}"
-        response = _response(trajectories[ref.trajectory].steps[ref.step].action, rationale.text, provenance)
+        response = _response(trajectories[ref.trajectory].steps[ref.step].action, rationale.text, state, provenance)
         yield Row(tuple(prompt), response, "reflection", provenance)
 
 
@@ -109,15 +111,16 @@ def world_model_rows(
         yield Row(tuple(prompt), render_outcome(target(state, branch)), "world_model", provenance)
 
 
-def _response(action: str, thought: str | None, provenance: str) -> str:
-    """Return the response that takes an action.
+def _response(action: str, thought: str | None, state: State, provenance: str) -> str:
+    """Return the response that takes an action in a state.
 
     Raises:
         ExampleError: if a rollout would read another action from it.
     """
-    response = render_response(action, thought)
-    read = read_response(response).action or ""
-    if read.strip() != action.strip():
+    response, listed = render_response(action, thought), state.admissible_actions or ()
+    read = read_response(response, listed).action or ""
+    # One that the environment lists in a slightly other form is executed so.
+    if read.strip() != action.strip() and read != listed_action(action, listed):
         raise ExampleError(
             f"{provenance}: a response with the action {action!r} is read back as {read!r}, so the policy would learn "
             "to do something else. Take the step out, or write the action without a line that begins with 'Action:'."

@@ -1,7 +1,7 @@
 """The way back from a response to an action, the same for agent loop, proposer and evaluation.
 
 An action is taken as it was written. Where the environment lists actions, one that is named loosely (another case,
-quotes, a full stop, the number of a list, markdown, no prefix) is taken as it is listed.
+quotes, one full stop, the number of a list, markdown, no prefix) is taken as it is listed.
 """
 
 from __future__ import annotations
@@ -10,10 +10,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_MARKER = re.compile(r"^[^\S\n]*(?:Action:|(?P<mark>\*\*|__|\*|_)Action(?::(?P=mark)|(?P=mark):))", re.MULTILINE)
-"""`Action:` at the start of a line, also in markdown's bold or italics."""
+_MARKER = re.compile(
+    r"^[^\S\n]*(?:(?:\(?\d+[.):]|[-*+>#\u2022]+)[^\S\n]+)?(?P<mark>\*\*|__|\*|_|`)?(?:Action|ACTION)"
+    r"(?P<closed>(?P=mark))?:(?(mark)(?(closed)|(?P<closed_after>(?P=mark))?))",
+    re.MULTILINE,
+)
+"""`Action:` at the start of a line, also behind the mark of a list, and in markdown's bold, italics or code."""
 _LIST_MARK = re.compile(r"^(?:\(?\d+[.):]|[-*+>#\u2022]+)\s+")
-_WRAPPING = "\"'`*_\u201c\u201d\u2018\u2019"
+_NUMBER_MARK = re.compile(r"^\(?\d+[.):]\s+")
+_PREFIX = re.compile(r"^action:\s*")
+_WRAPPING = "\"'`*_[]()\u201c\u201d\u2018\u2019"
+_FULL_STOP = re.compile(r"(?<=[^.\s])[.!]$")
+"""One full stop behind a word: that of `cd ..` belongs to the action."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,8 @@ def read_response(text: str, listed: Sequence[str] | None = None) -> Response:
     """Take a response apart. Never raises: a response without an action has `action=None`.
 
     The last line that begins with `Action:` holds the action, which goes on to the end of the response: it may have
-    several lines. Without such a line, a line that names a listed action is that action; lines that name different
-    ones are none.
+    several lines. If its first line names a listed action, that is the action. Without such a line, a line that names a
+    listed action is that action; lines that name different ones are none.
 
     Args:
         text: the response.
@@ -43,20 +51,31 @@ def read_response(text: str, listed: Sequence[str] | None = None) -> Response:
     markers = list(_MARKER.finditer(text))
     if not markers:
         return _unmarked(text, listed or ())
-    written = _trimmed(text[markers[-1].end() :])
+    marker = markers[-1]
+    written = _trimmed(text[marker.end() :])
+    if marker["mark"] and marker["closed"] is None and marker["closed_after"] is None:
+        # The mark was opened before `Action:` and is closed behind the action.
+        written = written.removesuffix(marker["mark"]).rstrip()
     first_line = written.partition("\n")[0]
     action = written
     if listed and written not in listed:
-        action = listed_action(written, listed) or listed_action(first_line, listed) or written
-    return Response(action or None, text[: markers[-1].start()].strip())
+        named = listed_action(written, listed, _NUMBER_MARK) or listed_action(first_line, listed, _NUMBER_MARK)
+        action = named or written
+    return Response(action or None, text[: marker.start()].strip())
 
 
-def listed_action(text: str, listed: Sequence[str]) -> str | None:
-    """Return the listed action that a text names, exactly or else loosely; None if it names none or several."""
+def listed_action(text: str, listed: Sequence[str], list_mark: re.Pattern[str] = _LIST_MARK) -> str | None:
+    """Return the listed action that a text names, exactly or else loosely; None if it names none or several.
+
+    Args:
+        text: one line.
+        listed: actions that the environment lists.
+        list_mark: what may stand before the action, as the number of a list.
+    """
     if text in listed:
         return text
-    form = _loose(text)
-    named = {action for action in listed if _loose(action) == form} if form else set()
+    form = _loose(text, list_mark)
+    named = {action for action in listed if _loose(action, list_mark) == form} if form else set()
     return named.pop() if len(named) == 1 else None
 
 
@@ -77,10 +96,10 @@ def _trimmed(text: str) -> str:
     return re.sub(r"\A(?:[^\S\n]*\n)+", "", rest).rstrip()
 
 
-def _loose(text: str) -> str:
+def _loose(text: str, list_mark: re.Pattern[str]) -> str:
     """Return the form in which a text and a listed action are compared."""
     form, before = " ".join(text.casefold().split()), None
     while form != before:
         before = form
-        form = _LIST_MARK.sub("", form).strip(_WRAPPING).strip().rstrip(".").strip()
-    return form
+        form = _PREFIX.sub("", list_mark.sub("", form)).strip(_WRAPPING).strip()
+    return _FULL_STOP.sub("", form).strip(_WRAPPING).strip()

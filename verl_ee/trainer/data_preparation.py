@@ -206,7 +206,7 @@ class DataPreparation:
     def _proposer(self, config: CollectConfig) -> PolicyProposer:
         policy = f"{self.config.actor_rollout_ref.model.path}@base"
         max_prompt = int(self.config.data.max_prompt_length)
-        window = max(1, sequences_at_a_time(self.config) // (config.draws or config.k))
+        window = max(1, sequences_at_a_time(self.config) // max(1, config.k))
         return PolicyProposer(
             self.sampler(),
             self.encoder,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, cast
 
 import ray
 import transfer_queue as tq
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.config import omega_conf_to_dataclass
 
-from verl_ee.config import early_experience_of
+from verl_ee.config import ROOT, early_experience_of
 from verl_ee.errors import StageError, own_error
 from verl_ee.objectives.examples import Encoder
 from verl_ee.run.folder import RunFolder
@@ -60,6 +60,9 @@ class EarlyExperience(PPOTrainer):
             config.trainer.v1.trainer_mode = self.verl_mode
             # One spelling: verl deletes older checkpoints by their path, and knows no `~`.
             config.trainer.default_local_dir = str(self.folder.root)
+            # The texts of files are read once, so that rollouts anywhere have those of the stages.
+            for key, text in self.early.prompt.model_dump().items():
+                OmegaConf.update(config, f"{ROOT}.prompt.{key}", text.replace("${", "\\${"))
             if not stages_done and self.summary.stage(BASE) is not None:
                 # An earlier attempt evaluated the model that the stages start from.
                 config.trainer.val_before_train = False

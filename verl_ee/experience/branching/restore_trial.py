@@ -100,7 +100,7 @@ def branch_seconds(
         return {}
     seconds = dict[str, float]()
     if snapshot is not None:
-        seconds["snapshot"] = snapshot.snapshot / k + snapshot.restore + walk.step
+        seconds["snapshot"] = snapshot.snapshot / max(1, k) + snapshot.restore + walk.step
     if fork is not None:
         seconds["fork"] = fork
     if "replay" in methods:

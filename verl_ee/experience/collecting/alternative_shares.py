@@ -35,7 +35,7 @@ CAUSES = {
 }
 """The likely cause, by the most frequent reason why a response gives no alternative."""
 _TOO_LONG = "Nothing was sampled: prompts are longer than data.max_prompt_length."
-_NO_LIST = "The environment lists no actions in most states: let it list them, or take alternatives=policy."
+_NO_LIST = "The environment lists no actions in most states: let it list them, or take alternatives=policy in a job."
 
 
 class AlternativeShares:

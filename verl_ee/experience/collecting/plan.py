@@ -86,6 +86,9 @@ class CollectionPlan:
             return True
         trajectory = self.trajectories[ref.trajectory]
         listed = trajectory.steps[ref.step].admissible_actions
+        if not self._config.wants_alternatives:
+            self.proposals[ref] = ()
+            return True
         if listed is None or self._config.alternatives not in LISTED:
             return False
         self.proposals[ref] = listed_proposals(self._config, trajectory, ref.step, listed)

@@ -81,6 +81,8 @@ def _first_info(config: EarlyExperienceConfig, experts: ExpertFile) -> Info:
 
 def _needs_list(config: CollectConfig) -> bool:
     """Return whether a set of branches takes alternatives from the actions that the environment lists."""
+    if not config.wants_alternatives:
+        return False
     return config.alternatives != "policy" or config.unlisted == "replace"
 
 
