@@ -119,6 +119,7 @@ def test_so_many_alternatives_are_asked_for_and_so_many_responses_sampled() -> N
         assert wanted(given, few) == asked
         assert wanted(given, silent) == 5
         assert (max_draws(given, few), max_draws(given, silent)) == (5, 20)
+        assert max_draws(config(k=5, temperatures=(0.0,), draws=9), silent) == 1
         limited = config(k=5, alternatives="policy", unlisted=unlisted, draws=7)
         assert (max_draws(limited, few), max_draws(limited, silent)) == (7, 7)
 

@@ -11,6 +11,7 @@ from verl_ee.run.set_totals import SetTotals, total_of
 TOTALS = SetTotals(
     **{"states": 1, "transitions": 2, "mismatches": 3, "env_steps": 4, "seconds": 0.5, "branches": 6, "reused": 7},
     **{"failed": 8, "resets": 9, "prompt_tokens": 10, "completion_tokens": 11, "bytes": 12},
+    **{"possible": 13, "own": 14, "filled": 15, "responses": 16, "without_action": 17, "unasked": 18},
     faults={"raised": 2, "died": 1},
     restore="snapshot",
 )
@@ -19,7 +20,7 @@ TOTALS = SetTotals(
 def test_every_number_is_added() -> None:
     total = TOTALS + replace(TOTALS, faults={"died": 4, "observation": 1})
     counts = {key: value for key, value in vars(TOTALS).items() if isinstance(value, int | float)}
-    assert len(counts) == 12
+    assert len(counts) == 18
     assert {key: getattr(total, key) for key in counts} == {key: 2 * value for key, value in counts.items()}
     assert total.faults == {"raised": 2, "died": 5, "observation": 1}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from support.report_runs import COLLECT, write_run
 
 from verl_ee.errors import StoreError
+from verl_ee.experience.collecting.alternative_counts import AlternativeCounts
 from verl_ee.experience.collecting.collection import CollectionResult
 from verl_ee.experience.cost import Cost
 from verl_ee.run.stage_result import Share, outcomes_of
@@ -44,14 +46,17 @@ def test_sets_are_recorded_each_and_together(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     summary = RunSummary.load(path, 0)
     cost = Cost(env_steps=10, resets=2, prompt_tokens=3, completion_tokens=4, seconds=1.5, bytes=100)
-    summary.record_set("world_model", CollectionResult(states=5, restore="fork", faults={"died": 1}, cost=cost))
-    summary.record_set("reflection", CollectionResult(states=5, lost=1, restore="replay", cost=cost))
+    first = CollectionResult(states=5, restore="fork", faults={"died": 1}, cost=cost)
+    summary.record_set("world_model", replace(first, alternatives=AlternativeCounts(5, 0, 4)))
+    second = CollectionResult(states=5, lost=1, restore="replay", cost=cost)
+    summary.record_set("reflection", replace(second, alternatives=AlternativeCounts(5, 4, 4, 12, 2)))
     content = content_of(path)
     assert (content["sets"]["world_model"]["restore"], content["sets"]["reflection"]["mismatches"]) == ("fork", 1)
     assert content["collect"] == {
         **{"states": 10, "transitions": 0, "branches": 0, "reused": 0, "mismatches": 1, "failed": 0},
         **{"faults": {"died": 1}, "restore": "fork+replay", "env_steps": 20, "resets": 4},
         **{"prompt_tokens": 6, "completion_tokens": 8, "seconds": 3.0, "bytes": 200},
+        **{"possible": 10, "own": 4, "filled": 8, "responses": 12, "without_action": 2, "unasked": 0},
     }
     # A set that is collected again replaces its entry.
     summary.record_set("reflection", CollectionResult(states=7, cost=cost))

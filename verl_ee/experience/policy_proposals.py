@@ -76,6 +76,9 @@ def wanted(config: CollectConfig, request: ProposalRequest) -> int:
 
 def max_draws(config: CollectConfig, request: ProposalRequest) -> int:
     """Return how many responses are sampled in a state at most."""
+    if not any(config.temperatures):
+        # Every response would be the same.
+        return min(1, config.k)
     if config.draws is not None:
         return config.draws
     return config.k if request.state.admissible_actions is not None else DRAWS_PER_ALTERNATIVE * config.k

@@ -93,7 +93,9 @@ def _alternatives(sets: Mapping[str, SetTotals]) -> list[str]:
     """Return a line for each set that knows how many alternatives were possible."""
     lines = []
     for name, totals in sets.items():
-        counts = AlternativeCounts(totals.possible, totals.own, totals.filled, totals.responses, totals.without_action)
+        counts = AlternativeCounts(
+            totals.possible, totals.own, totals.filled, totals.responses, totals.without_action, totals.unasked
+        )
         if counts.possible:
             lines.append(f"alternatives of {name}: {counts.text}")
     return lines

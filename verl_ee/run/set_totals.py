@@ -42,6 +42,7 @@ class SetTotals:
         filled: how many of these there are.
         responses: responses of the policy that proposed alternatives.
         without_action: how many of them held no action.
+        unasked: states in which the policy was not asked, because the prompt was too long.
         money: price of all this; None if there is no price table.
     """
 
@@ -64,6 +65,7 @@ class SetTotals:
     filled: int = 0
     responses: int = 0
     without_action: int = 0
+    unasked: int = 0
     money: float | None = None
 
     @classmethod
@@ -106,6 +108,7 @@ class SetTotals:
             filled=self.filled + other.filled,
             responses=self.responses + other.responses,
             without_action=self.without_action + other.without_action,
+            unasked=self.unasked + other.unasked,
             money=(self.money or 0.0) + (other.money or 0.0) if known else None,
         )
 

@@ -69,8 +69,13 @@ def test_the_message_names_the_likely_cause_and_shows_three_responses_in_full(re
     assert "rare" not in text
 
 
-def test_where_nothing_could_be_sampled_the_message_says_so() -> None:
-    assert "data.max_prompt_length" in message(shares(), AlternativeCounts(100, 0, 100, 0, 0))
+@pytest.mark.parametrize(("unasked", "told"), [(25, True), (15, True), (12, False), (0, False)])
+def test_where_most_of_what_is_missing_could_not_be_sampled_the_message_says_so(unasked: int, told: bool) -> None:
+    judge = shares()
+    judge.add(AlternativeCounts(), [UnusedResponse("x", REPEATED)] * 99)
+    text = message(judge, AlternativeCounts(100, 0, 100, 99, 0, unasked))
+    assert (f"In {unasked} states nothing was sampled" in text) == told
+    assert ("repeat an action" in text) != told
 
 
 def test_a_policy_far_from_its_share_is_stopped_early_and_another_one_is_not() -> None:

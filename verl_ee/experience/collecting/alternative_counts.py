@@ -20,6 +20,7 @@ class AlternativeCounts:
         filled: how many of these there are, listed actions that filled up included.
         responses: responses that were sampled.
         without_action: how many of them held no action.
+        unasked: states in which a policy was to be asked, whose prompt was too long.
     """
 
     possible: int = 0
@@ -27,6 +28,7 @@ class AlternativeCounts:
     filled: int = 0
     responses: int = 0
     without_action: int = 0
+    unasked: int = 0
 
     def __add__(self, other: AlternativeCounts) -> AlternativeCounts:
         return AlternativeCounts(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
@@ -45,10 +47,12 @@ class AlternativeCounts:
     def text(self) -> str:
         """How many of the possible alternatives there are, and how many a policy wrote itself if one did."""
         text = f"{self.filled:,} of {self.possible:,} possible"
-        if not self.responses:
-            return text
-        silent = f"{100 * self.without_action / self.responses:.1f} % of {self.responses:,} responses hold no action"
-        return f"{text}, {self.own:,} by the policy itself ({silent})"
+        if self.responses:
+            silent = (
+                f"{100 * self.without_action / self.responses:.1f} % of {self.responses:,} responses hold no action"
+            )
+            text += f", {self.own:,} by the policy itself ({silent})"
+        return text + (f", {self.unasked:,} states with too long a prompt" if self.unasked else "")
 
 
 def counts_of(

@@ -34,7 +34,7 @@ CAUSES = {
     REPEATED: f"Most of these responses repeat an action. {_SAMPLE_MORE}",
 }
 """The likely cause, by the most frequent reason why a response gives no alternative."""
-_TOO_LONG = "Nothing was sampled: prompts are longer than data.max_prompt_length."
+_TOO_LONG = "In {states} states nothing was sampled: their prompts are longer than data.max_prompt_length."
 _NO_LIST = "The environment lists no actions in most states: let it list them, or take alternatives=policy in a job."
 
 
@@ -110,13 +110,18 @@ class AlternativeShares:
         )
 
     def _error(self, problem: str, counts: AlternativeCounts) -> BranchError:
-        return BranchError(f"{problem} {self._cause(counts)} All results so far are kept.{self._shown()}")
+        kept = (
+            "All results so far are kept; another prompt or sampling needs another folder"
+            if self._is_policy
+            else ("All results so far are kept")
+        )
+        return BranchError(f"{problem} {self._cause(counts)} {kept}.{self._shown()}")
 
     def _cause(self, counts: AlternativeCounts) -> str:
         if not self._is_policy:
             return _NO_LIST
-        if not counts.responses:
-            return _TOO_LONG
+        if counts.unasked * self._config.k > (counts.possible - counts.own) / 2:
+            return _TOO_LONG.format(states=counts.unasked)
         if not self._reasons:
             return "The responses came in an earlier attempt, which showed some."
         reason = self._reasons.most_common(1)[0][0]

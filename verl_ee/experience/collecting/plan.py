@@ -106,7 +106,13 @@ class CollectionPlan:
         decided = self._journal.decided.get(ref)
         if decided is None:
             return counts
-        return replace(counts, responses=decided.responses, without_action=decided.without_action)
+        is_unasked = self._config.alternatives not in LISTED and not decided.responses and counts.possible > 0
+        return replace(
+            counts,
+            responses=decided.responses,
+            without_action=decided.without_action,
+            unasked=int(is_unasked),
+        )
 
     def wanted(self, ref: StateRef) -> list[Proposal]:
         """Return the branches of a decided state in their order: the expert's action if it is wanted, alternatives."""

@@ -99,7 +99,7 @@ class PolicyProposer:
             sampling: verl's sampling parameters besides the temperature.
             wording: what prompts say besides the state.
             policy: version of the policy, kept with every alternative.
-            max_prompt: tokens; a longer state gets no alternatives, as a rollout would end there.
+            max_prompt: tokens; in a longer state the policy is not asked, as a rollout would end there.
             window: states for which it is asked at a time.
         """
         self._sampler, self._encoder, self._tokenizer, self._config = sampler, encoder, tokenizer, config
