@@ -3,6 +3,7 @@
 # ruff: noqa: F811  (fixtures come by import)
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -258,6 +259,21 @@ def test_an_export_that_is_not_clear_is_refused(
     for word in words:
         assert word in line
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_of_a_run_of_version_0_2_has_its_prompts(tmp_path: Path, begun: Begin) -> None:
+    """Its settings, of before there were keys of prompts, do not say them."""
+    folder, _ = begun()
+    state = json.loads(folder.state_path.read_text())
+    newer = [key for key in state["identity"] if ".prompt." in key or key.endswith(".experts_filter")]
+    assert len(newer) == 3
+    for key in newer:
+        del state["identity"][key]
+    write_json(folder.state_path, state)
+    run("export", "--run", folder.root, "--format", "messages", "--out", tmp_path / "out")
+    system, *_, asked, _ = lines_of(tmp_path / "out" / THREE[0])[0]["messages"]
+    assert system["content"] == "You act in a text world. Answer with one action."
+    assert "Action:" not in asked["content"]
 
 
 def test_an_export_of_a_run_of_version_0_1_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

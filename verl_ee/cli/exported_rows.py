@@ -39,6 +39,12 @@ from verl_ee.run.state import RunState
 
 logger = plugin_logger(__name__)
 
+BEFORE_KEYS = {
+    "experts_filter": "all",
+    "prompt": {"system": "You act in a text world. Answer with one action.", "instruction": ""},
+}
+"""What a run of version 0.2 or before did, whose settings have no such keys."""
+
 
 def rows_of(config: EarlyExperienceConfig, texts: Path) -> dict[Objective, Iterable[Row]]:
     """Return what the stages of a job learn, by objective; a job encodes these rows and leaves out those too long.
@@ -107,8 +113,7 @@ def config_of_run(folder: RunFolder, settings: Sequence[str]) -> EarlyExperience
             f"{folder.state_path} does not say what a run was set to. Name the trainer.default_local_dir of a run, or "
             "files with --env and --experts."
         )
-    # A run of version 0.2 or before, which does not say, used all.
-    kept = OmegaConf.create({ROOT: {"experts_filter": "all"}})
+    kept = OmegaConf.create({ROOT: BEFORE_KEYS})
     for key, value in state.identity.items():
         if key.startswith(f"{ROOT}."):
             OmegaConf.update(kept, key, value)
