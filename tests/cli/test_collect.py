@@ -83,7 +83,9 @@ def test_experts_are_filtered_and_completed_then_kept_with_the_store(
     assert main([*command, "--experts", str(path)]) == 0
     assert "has been collected already" in capsys.readouterr().out
     assert main([*command, "--experts", str(path), "--experts-filter", "all"]) == 1
-    assert "its experts_filter is successful, this one's is all" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert "its experts_filter is successful, this one's is all" in refused
+    assert "Use --experts-filter successful" in refused
     write_experts(tmp_path / "other.jsonl", others)
     assert main([*command, "--experts", str(tmp_path / "other.jsonl")]) == 1
     assert "holds another collection" in capsys.readouterr().err

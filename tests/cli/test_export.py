@@ -3,6 +3,7 @@
 # ruff: noqa: F811  (fixtures come by import)
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 from support.export_cases import (
+    ENVIRONMENT,
     HISTORY,
     ID,
     THOUGHT,
@@ -35,12 +37,15 @@ from support.export_cases import (
 
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
 from verl_ee.cli.main import main
-from verl_ee.config import EarlyExperienceConfig, EnvironmentConfig, Objective, parse
+from verl_ee.config import CollectConfig, EarlyExperienceConfig, EnvironmentConfig, Objective, parse
 from verl_ee.errors import StoreError
-from verl_ee.experience.expert_files import ExpertFile, load_experts, write_experts
+from verl_ee.experience.collecting.completed_experts import completed_experts
+from verl_ee.experience.expert_files import ExpertFile, ExpertsFilter, load_experts, write_experts
 from verl_ee.experience.files.atomic import write_json
+from verl_ee.experience.files.parquet import write_table
+from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.examples import Encoder, Example, encode
-from verl_ee.objectives.reflection.rationales import RATIONALES_FILE
+from verl_ee.objectives.reflection.rationales import RATIONALE_SCHEMA, RATIONALES_FILE, Rationale
 from verl_ee.objectives.row_files import export_messages, read_rows, write_rows
 from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageData
@@ -48,6 +53,7 @@ from verl_ee.objectives.summaries import write_summaries
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.identity import identity_of
 
+FILTERS: tuple[ExpertsFilter, ...] = ("all", "successful")
 Begin = Callable[..., tuple[RunFolder, EarlyExperienceConfig]]
 
 
@@ -138,6 +144,31 @@ def test_an_export_of_what_does_not_belong_together_is_refused(
     assert "another environment" in refusal(StoreError, lambda: exported(elsewhere, store, environment=other))
     message = refusal(StoreError, lambda: exported(one, None, reflections))
     assert f"{reflections}: trajectory 1, step 0 is not in the expert file" in message
+
+
+def test_rationales_are_told_of_the_states_that_they_were_written_for(tmp_path: Path, experts: ExpertFile) -> None:
+    """The filter leaves out a trajectory, so indices of all and of the successful name different states."""
+    first, second = experts.trajectories
+    write_experts(tmp_path / "mixed.jsonl", [replace(first, success=False), second, second])
+    every, successful = (load_experts(tmp_path / "mixed.jsonl", ID, None, None, name) for name in FILTERS)
+    rationale = Rationale(StateRef(0, 0), "Of the first.", "me", ("a",))
+    write_table(tmp_path / "texts" / RATIONALES_FILE, [rationale.to_row()], RATIONALE_SCHEMA, {})
+    message = refusal(StoreError, lambda: exported(successful, None, tmp_path / "texts"))
+    assert f"{tmp_path / 'texts'} has no experts.json" in message
+    assert "Use early_experience.experts_filter=all" in message
+
+    completed_experts(tmp_path / "texts", every, ENVIRONMENT, CollectConfig())
+    message = refusal(StoreError, lambda: exported(successful, None, tmp_path / "texts"))
+    assert f"{tmp_path / 'texts'} was made with another experts_filter (all)" in message
+    assert "Use early_experience.experts_filter=all" in message
+    completed_experts(tmp_path / "texts", successful, ENVIRONMENT, CollectConfig())
+    (row,) = exported(successful, None, tmp_path / "texts")["reflection"]
+    assert second.steps[0].observation in row.prompt[-1]["content"]
+
+    write_experts(tmp_path / "mixed.jsonl", [second, second, first])
+    other = load_experts(tmp_path / "mixed.jsonl", ID)
+    message = refusal(StoreError, lambda: exported(other, None, tmp_path / "texts"))
+    assert f"{tmp_path / 'texts'} was made with another experts_sha256" in message
 
 
 @pytest.fixture
@@ -258,6 +289,21 @@ def test_an_export_that_is_not_clear_is_refused(
     for word in words:
         assert word in line
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_of_a_run_of_version_0_2_has_its_prompts(tmp_path: Path, begun: Begin) -> None:
+    """Its settings, of before there were keys of prompts, do not say them."""
+    folder, _ = begun()
+    state = json.loads(folder.state_path.read_text())
+    newer = [key for key in state["identity"] if ".prompt." in key or key.endswith(".experts_filter")]
+    assert len(newer) == 3
+    for key in newer:
+        del state["identity"][key]
+    write_json(folder.state_path, state)
+    run("export", "--run", folder.root, "--format", "messages", "--out", tmp_path / "out")
+    system, *_, asked, _ = lines_of(tmp_path / "out" / THREE[0])[0]["messages"]
+    assert system["content"] == "You act in a text world. Answer with one action."
+    assert "Action:" not in asked["content"]
 
 
 def test_an_export_of_a_run_of_version_0_1_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,3 +110,14 @@ def test_a_store_of_another_source_is_refused_and_one_that_was_branched_differen
     check_same_source(other, provenance(), "the store", ConfigError, "Collect again.")
     with pytest.raises(ConfigError, match="another unplayable"):
         check_same_source(other, provenance(), "the store", ConfigError, "Collect again.", PLAYED_KEYS)
+
+
+def test_for_another_filter_the_refusal_says_which_one_to_give() -> None:
+    every, successful = provenance(), provenance(of=experts(count=2, unsuccessful=1))
+    for stored, expected, value in ((every, successful, "all"), (successful, every, "successful")):
+        with pytest.raises(ConfigError) as raised:
+            check_same_source(stored, expected, "the store", ConfigError, "Collect again.")
+        assert f"Use early_experience.experts_filter={value}" in str(raised.value)
+    # Another filter of another file chooses nothing that is the same.
+    with pytest.raises(ConfigError, match=r"another experts_sha256.*Collect again\."):
+        check_same_source(every, provenance(of=experts("0b", 2, 1)), "the store", ConfigError, "Collect again.")

@@ -22,15 +22,14 @@ from verl_ee.config import (
 from verl_ee.config.base import ROOT
 from verl_ee.config.group import FOLDER
 from verl_ee.config.models import Objective
-from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ConfigError, StageError, StoreError, not_yaml
-from verl_ee.experience.collecting.completed_experts import kept_experts
+from verl_ee.experience.collecting.completed_experts import RECORD, kept_experts, read_record
 from verl_ee.experience.collecting.completion import open_line
 from verl_ee.experience.expert_files import ExpertFile, load_experts
 from verl_ee.experience.progress import plugin_logger
-from verl_ee.experience.provenance import PLAYED_KEYS, check_same_source, provenance_of
+from verl_ee.experience.provenance import DEFAULTS, PLAYED_KEYS, check_same_source, first_difference, provenance_of
 from verl_ee.experience.store import read_provenance
-from verl_ee.objectives.reflection.rationales import Rationale, read_rationales
+from verl_ee.objectives.reflection.rationales import read_rationales
 from verl_ee.objectives.row_files import STEMS, read_rows
 from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageRows
@@ -38,6 +37,13 @@ from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import RunState
 
 logger = plugin_logger(__name__)
+
+BEFORE_KEYS = {
+    "experts_filter": "all",
+    "prompt": {"system": "You act in a text world. Answer with one action.", "instruction": ""},
+}
+"""What a run of version 0.2 or before did, whose settings have no such keys."""
+OTHER_RATIONALES = "Name the expert file that the rationales were written for."
 
 
 def rows_of(config: EarlyExperienceConfig, texts: Path) -> dict[Objective, Iterable[Row]]:
@@ -68,7 +74,7 @@ def rows_of(config: EarlyExperienceConfig, texts: Path) -> dict[Objective, Itera
     if "world_model" in objectives:
         _check_store(stores, config.world_model.collect, experts, environment)
     if "reflection" in objectives:
-        _check_states(read_rationales(texts), experts.trajectories, texts)
+        _check_rationales(texts, experts, environment)
     rows = StageRows(config, experts.trajectories, stores, texts, given_rows)
     return {objective: rows.rows(objective) for objective in STEMS if objective in built(config)}
 
@@ -107,8 +113,7 @@ def config_of_run(folder: RunFolder, settings: Sequence[str]) -> EarlyExperience
             f"{folder.state_path} does not say what a run was set to. Name the trainer.default_local_dir of a run, or "
             "files with --env and --experts."
         )
-    # A run of version 0.2 or before, which does not say, used all.
-    kept = OmegaConf.create({ROOT: {"experts_filter": "all"}})
+    kept = OmegaConf.create({ROOT: BEFORE_KEYS})
     for key, value in state.identity.items():
         if key.startswith(f"{ROOT}."):
             OmegaConf.update(kept, key, value)
@@ -173,11 +178,22 @@ def _check_store(stores: dict[str, Path], name: str, experts: ExpertFile, enviro
     check_same_source(read_provenance(stores[name]), expected, str(stores[name]), StoreError, fix, PLAYED_KEYS)
 
 
-def _check_states(rationales: Iterable[Rationale], trajectories: Sequence[ExpertTrajectory], folder: Path) -> None:
-    """Refuse rationales of states that the expert file does not have."""
-    for ref in (rationale.ref for rationale in rationales):
-        if ref.trajectory >= len(trajectories) or ref.step >= len(trajectories[ref.trajectory].steps):
+def _check_rationales(texts: Path, experts: ExpertFile, environment: EnvironmentConfig) -> None:
+    """Refuse rationales of other trajectories, or of states that the expert file does not have."""
+    expected = provenance_of(environment, CollectConfig(), experts)
+    record = read_record(texts)
+    if record is not None:
+        stored = record.source | {"unplayable": ",".join(map(str, record.unplayable))}
+        check_same_source(stored, expected, str(texts), StoreError, OTHER_RATIONALES, PLAYED_KEYS)
+    elif differing := first_difference(expected | DEFAULTS, expected):
+        raise StoreError(
+            f"{texts} has no {RECORD}, so its rationales are taken to be of version 0.2 or before, which used every "
+            f"trajectory of a file; here {differing.key} is {differing.expected}. "
+            f"{differing.fix('Have them written again.')} If a later version wrote them, bring the {RECORD} that lay "
+            "beside them."
+        )
+    for ref in (rationale.ref for rationale in read_rationales(texts)):
+        if ref.trajectory >= len(experts.trajectories) or ref.step >= len(experts.trajectories[ref.trajectory].steps):
             raise StoreError(
-                f"{folder}: trajectory {ref.trajectory}, step {ref.step} is not in the expert file. Name the expert "
-                "file that the rationales were written for."
+                f"{texts}: trajectory {ref.trajectory}, step {ref.step} is not in the expert file. {OTHER_RATIONALES}"
             )

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from verl_ee.config import CollectConfig, EnvironmentConfig, PromptConfig
+from verl_ee.config.base import ROOT
 from verl_ee.envs import arguments, without_module
 from verl_ee.errors import ErrorType
 from verl_ee.experience.expert_files import ExpertFile
@@ -29,6 +30,8 @@ PLAYED_KEYS = (*SOURCE_KEYS, "unplayable")
 """The same, once the trajectories have been played: equal indices then mean equal trajectories."""
 DEFAULTS = {"experts_filter": "all", "unplayable": ""}
 """Values of keys that a provenance of version 0.2 or before does not have."""
+FILTER_KEY, FILTER_OPTION = f"{ROOT}.experts_filter=", "--experts-filter "
+"""How the filter is written in front of its value: behind a job or an export, and behind `verl-ee collect`."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,15 @@ class StoreDifference:
     key: str
     stored: str | None
     expected: str | None
+
+    def fix(self, otherwise: str, filter_key: str = FILTER_KEY) -> str:
+        """Return what to do about the difference.
+
+        Args:
+            otherwise: what to do unless the filter alone differs, a sentence.
+            filter_key: how the user writes the filter, in front of its value.
+        """
+        return f"Use {filter_key}{self.stored}." if self.key == "experts_filter" else otherwise
 
 
 def source_of(environment: EnvironmentConfig, experts: ExpertFile) -> dict[str, str]:
@@ -99,6 +111,24 @@ def store_differences(
     return [pair for pair in pairs if pair.stored != pair.expected]
 
 
+def first_difference(
+    stored: Mapping[str, str], expected: Mapping[str, str], keys: Collection[str] | None = None
+) -> StoreDifference | None:
+    """Return the difference that a refusal names, or None if there is none.
+
+    The filter counts only where the expert file is the same: no filter chooses the same of another file.
+
+    Args:
+        stored: provenance of the store.
+        expected: provenance where it is used.
+        keys: the keys to compare; None compares all.
+    """
+    found = store_differences(stored, expected, keys)
+    is_other_file = any(difference.key == "experts_sha256" for difference in found)
+    named = [difference for difference in found if difference.key != "experts_filter" or not is_other_file]
+    return named[0] if named else None
+
+
 def _value(provenance: Mapping[str, str], key: str) -> str | None:
     value = provenance.get(key, DEFAULTS.get(key))
     # Version 0.2 kept the module that registers the environment in front of its id.
@@ -125,14 +155,15 @@ def check_same_source(
         expected: provenance where it is used.
         where: the store; the message begins with it.
         error: type of the error.
-        fix: what to do about it, a sentence.
+        fix: what to do about it, a sentence; for another filter, the refusal says which one to give.
         keys: `SOURCE_KEYS`, or `PLAYED_KEYS` where both sides know which trajectories can be played.
 
     Raises:
-        EarlyExperienceError: as `error`, naming the first key that differs.
+        EarlyExperienceError: as `error`, naming the first key that differs, and the expert file before its filter.
     """
-    for difference in store_differences(stored, expected, keys):
+    difference = first_difference(stored, expected, keys)
+    if difference is not None:
         raise error(
             f"{where} was made with another {difference.key} ({difference.stored}) than is used here "
-            f"({difference.expected}). {fix}"
+            f"({difference.expected}). {difference.fix(fix)}"
         )

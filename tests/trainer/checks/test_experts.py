@@ -91,6 +91,25 @@ def test_trajectories_that_did_not_solve_their_task_are_left_out(overrides: list
     check([*overrides, "early_experience.experts_filter=all"])
 
 
+def test_branches_of_another_filter_name_the_filter_to_use(
+    overrides: list[str], folder: RunFolder, tmp_path: Path
+) -> None:
+    path = tmp_path / "experts.jsonl"
+    row = json.loads(path.read_text())
+    path.write_text("".join(json.dumps(row | {"success": success}) + "\n" for success in (False, True)))
+    experts = load_experts(path, HOUSEHOLD.id)
+    provenance = provenance_of(HOUSEHOLD, CollectConfig(), experts)
+    write_branches(tmp_path / "given", experts.trajectories, 1, 0, provenance)
+    assert "Use early_experience.experts_filter=all" in refusal(
+        [*overrides, FORCE, f"+early_experience.stores.world_model={tmp_path}/given"]
+    )
+    write_branches(folder.store("world_model"), experts.trajectories, 1, 0, provenance)
+    message = refusal([*overrides, FORCE])
+    assert "another experts_filter (all)" in message
+    assert "Use early_experience.experts_filter=all" in message
+    check([*overrides, FORCE, "early_experience.experts_filter=all"])
+
+
 def test_an_open_instruction_needs_an_environment_that_gives_one(overrides: list[str], tmp_path: Path) -> None:
     path = tmp_path / "experts.jsonl"
     job = ["+early_experience=imitation", *overrides[1:], f"early_experience.environment.id={rooms.ID}"]

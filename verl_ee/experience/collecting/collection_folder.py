@@ -17,7 +17,7 @@ from pathlib import Path
 from verl_ee.errors import StoreError
 from verl_ee.experience.files.atomic import write_json
 from verl_ee.experience.files.versions import FileFormat, read_versioned_json
-from verl_ee.experience.provenance import SOURCE_KEYS, store_differences
+from verl_ee.experience.provenance import FILTER_KEY, FILTER_OPTION, SOURCE_KEYS, first_difference
 from verl_ee.experience.store import BRANCHES, TRANSITIONS, read_provenance
 
 SCHEMA = 2
@@ -155,9 +155,11 @@ class CollectionFolder:
         sharing_key: str,
         keys: Collection[str] | None = None,
     ) -> None:
-        for difference in store_differences(stored, expected, keys):
+        difference = first_difference(stored, expected, keys)
+        if difference is not None:
+            filter_key = FILTER_OPTION if sharing_key.startswith("--") else FILTER_KEY
+            another = f"Choose another folder; {sharing_key}=FOLDER lets collections share what they execute."
             raise StoreError(
                 f"{self.path} holds another collection: its {difference.key} is {difference.stored}, this one's is "
-                f"{difference.expected}. Choose another folder; {sharing_key}=FOLDER lets collections share what they "
-                "execute."
+                f"{difference.expected}. {difference.fix(another, filter_key)}"
             )

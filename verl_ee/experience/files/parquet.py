@@ -15,8 +15,8 @@ from verl_ee.experience.files.versions import FileFormat, check_version
 
 VERSION = 3
 FORMAT = FileFormat(VERSION, StoreError, "is not a Parquet file that can be read", "Collect again.", oldest=2)
-_ADDED = {"outcome_class": 3}
-"""Columns that older files lack, and the version that brought them."""
+_ADDED: dict[str, tuple[int, object]] = {"outcome_class": (3, None), "responses": (3, 0), "without_action": (3, 0)}
+"""Columns that older files lack: the version that brought them, and what they are in the rows of older files."""
 _PREFIX, _SCHEMA = "verl_ee.", "verl_ee.schema"
 TableRow = dict[str, Any]
 """A row of a table: the value of each column. The schema of the table says their types."""
@@ -53,18 +53,19 @@ def write_table(path: Path, rows: Sequence[TableRow], schema: pa.Schema, provena
 def read_table(path: Path, schema: pa.Schema) -> list[TableRow]:
     """Read a Parquet file that `write_table` wrote, in this version or an older one that is still read.
 
-    A column that is younger than the file is None in every row.
+    A column that is younger than the file has the same value in every row: none, or 0 of what was not counted.
 
     Raises:
         StoreError: if it is missing, broken, of another version, or has other columns.
     """
     table, version = _table(path)
-    younger = {name for name in schema.names if _ADDED.get(name, 0) > version}
+    added = {name: _ADDED[name] for name in schema.names if name in _ADDED}
+    younger = {name: value for name, (since, value) in added.items() if since > version}
     expected = [name for name in schema.names if name not in younger]
     if set(table.column_names) != set(expected):
         raise StoreError(f"{path} has columns {table.column_names}; expected {expected}. {FORMAT.fix}")
     rows: list[TableRow] = table.to_pylist()
-    return [row | dict.fromkeys(younger) for row in rows] if younger else rows
+    return [row | younger for row in rows] if younger else rows
 
 
 def _table(path: Path) -> tuple[pa.Table, int]:
