@@ -61,10 +61,11 @@ class StageEvaluation:
         for (data_source, _), repeats in counts.items():
             self._episodes[data_source] += repeats
         self._outcomes = outcomes_of(data_sources, infos)
-        episodes = [dict(zip(infos, values, strict=True)) for values in zip(*infos.values(), strict=True)]
+        # A list is longer where a reward function has a key of verl's own, `reward`; verl reads it by index as well.
+        episodes = [{key: values[index] for key, values in infos.items()} for index in range(len(data_sources))]
         self._failures.check(EpisodeCounts.of(episodes), f"the evaluation of {self.stage}")
         by_source = defaultdict(list)
-        for data_source, info in zip(data_sources, episodes, strict=False):
+        for data_source, info in zip(data_sources, episodes, strict=True):
             by_source[data_source].append(info)
         played = {source: EpisodeCounts.of(own) for source, own in by_source.items()}
         self._no_action = {source: own.no_action_share for source, own in played.items() if own.episodes}
