@@ -150,3 +150,7 @@ def test_lines_of_stages() -> None:
         "grpo step 6, success: seen 45.3 % of 64, unseen 50.0 % of 32 episodes; "
         "responses without an action: seen 3.1 %, unseen 0.0 %"
     )
+    failed = replace(stage, env_failed={"seen": 0.0, "unseen": 0.0625})
+    assert evaluated_line(failed) == (
+        "grpo, success: seen 45.3 % of 64, unseen 50.0 % of 32 episodes; environments that failed: unseen 6.2 %"
+    )

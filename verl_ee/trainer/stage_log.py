@@ -131,7 +131,7 @@ def trained_line(stage: str, steps: int, numbers: Mapping[str, str], seconds: fl
 
 
 def evaluated_line(result: StageResult, step: int | None = None) -> str:
-    """Return the line of an evaluation: success, the number of episodes, and responses without an action by split.
+    """Return the line of an evaluation: success, the number of episodes, and by split what is known to have gone wrong.
 
     Args:
         result: result of the stage.
@@ -141,7 +141,9 @@ def evaluated_line(result: StageResult, step: int | None = None) -> str:
     after = result.name if step is None else f"{result.name} step {step}"
     known = [split for split in result.success if split in result.no_action]
     actionless = [f"{split} {100 * result.no_action[split]:.1f} %" for split in known]
+    failed = [f"{split} {100 * share:.1f} %" for split, share in result.env_failed.items() if share > 0]
     tail = f"; responses without an action: {', '.join(actionless)}" if actionless else ""
+    tail += f"; environments that failed: {', '.join(failed)}" if failed else ""
     return f"{after}, success: {', '.join(shares)} episodes{tail}"
 
 
