@@ -80,6 +80,19 @@ def test_shares_that_may_fall_to_nothing_are_shown_where_they_are_known(tmp_path
     assert [cells(text, name)[-1] for name in ("base", "grpo")] == ["25.0/-", "-/-"]
 
 
+def test_failures_of_environments_are_shown_where_there_were_some(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    summary = json.loads(folder.summary_path.read_text())
+    summary["stages"][0]["env_failed"] = {"seen": 0.0, "unseen": 0.0}
+    folder.summary_path.write_text(json.dumps(summary))
+    assert "env failed" not in report(folder).text
+    summary["stages"][-1]["env_failed"] = {"seen": 0.0, "unseen": 0.0625}
+    folder.summary_path.write_text(json.dumps(summary))
+    text = report(folder).text
+    assert cells(text, "stage")[-1] == "env failed %"
+    assert [cells(text, name)[-1] for name in ("base", "grpo")] == ["0.0/0.0", "0.0/6.2"]
+
+
 def test_the_last_row_of_a_repeated_step_counts(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     with folder.metrics_path.open("a") as file:

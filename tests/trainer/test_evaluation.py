@@ -117,6 +117,39 @@ def test_an_evaluation_tells_how_many_responses_hold_no_action(
     assert recorded(summary, "base").no_action == {}
 
 
+def test_an_evaluation_tells_how_many_environments_failed(
+    summary: RunSummary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = StageEvaluation(summary, "imitation", "base", ANY)
+    unseen = "house/unseen"
+    rows = [info(), info(), info(), info(env_error="it hung"), {**dict.fromkeys(info()), "acc": 1.0}]
+    sources = [SOURCE, unseen, unseen, unseen, "shop/sold"]
+
+    def validate() -> dict[str, float]:
+        columns = {key: [row[key] for row in rows] for key in info()}
+        evaluation.note_episodes(sources, columns, {(source, str(n)): 1 for n, source in enumerate(sources)})
+        return {f"val-core/{source}/acc/mean@1": 0.0 for source in sources}
+
+    evaluation.record(validate, 0)
+    assert recorded(summary, "base").env_failed == {"seen": 0.0, "unseen": 1 / 3}
+    assert RunSummary.load(summary.path, 0) == summary
+    assert "; environments that failed: unseen 33.3 %" in capsys.readouterr().err
+
+
+def test_a_reward_function_may_have_a_key_that_verl_has_too(summary: RunSummary) -> None:
+    """verl then appends both numbers of an episode to the same list, and reads one for each episode."""
+    evaluation = StageEvaluation(summary, "imitation", "base", ANY)
+    infos = {"reward": [0.0, 1.0, 0.5, 0.5], "acc": [0.0, 1.0], "task": ["a", "b"]}
+
+    def validate() -> dict[str, float]:
+        evaluation.note_episodes([SOURCE] * 2, infos, {(SOURCE, task): 1 for task in "ab"})
+        return {f"val-core/{SOURCE}/acc/mean@1": 0.5}
+
+    evaluation.record(validate, 0)
+    assert recorded(summary, "base").success == {"seen": 0.5}
+    assert recorded(summary, "base").outcomes == {"seen": {"a": False, "b": True}}
+
+
 def test_an_evaluation_whose_environments_fail_is_not_recorded(summary: RunSummary) -> None:
     evaluation = StageEvaluation(summary, "imitation", "base", FailureBudget(early_experience()))
     rows = [info(env_error="a wall fell"), info(env_error="another"), *[info()] * 8]

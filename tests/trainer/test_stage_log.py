@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,17 @@ class Backend:
 
     def __init__(self) -> None:
         self.steps: list[int] = []
-        self.metrics: list[str] = []
+        self.axes: dict[str, str] = {}
 
     def log(self, data: Mapping[str, object], step: int) -> None:
         self.steps.append(step)
 
     def define_metric(self, name: str, step_metric: str = "") -> None:
-        self.metrics.append(name)
+        self.axes[name] = step_metric
+
+    def axis(self, metric: str) -> str:
+        """Return the axis of a metric as wandb finds it: the metric's own, that of a pattern, or the run's step."""
+        return next((axis for name, axis in self.axes.items() if fnmatch(metric, name) and axis), "")
 
 
 class Tracking:
@@ -101,7 +106,20 @@ def test_wandb_counts_grpo_behind_mid_training(tmp_path: Path) -> None:
     log.log(data={}, step=2, backend=["console"])
     assert tracking.logger["wandb"].steps == [5, 6]
     assert tracking.logger["console"].steps == [5, 1, 2]
-    assert tracking.logger["wandb"].metrics == ["early_experience/step", "early_experience/*"]
+
+
+def test_wandb_has_an_axis_for_the_stages_and_another_for_grpo(tmp_path: Path) -> None:
+    tracking = Tracking()
+    log = StageLog(tracking, tmp_path / "metrics.jsonl")
+    log.log_stage("imitation", {"imitation/loss": 1.0, "lr": 1e-5})
+    grpo = [f"early_experience/{name}" for name in ("optimizer_steps", "reference_gap", "no_action", "env_failed")]
+    log.log(data=dict.fromkeys(grpo, 0.0), step=1)
+    wandb = tracking.logger["wandb"]
+    stages = ["early_experience/imitation/loss", "early_experience/lr"]
+    assert [wandb.axis(name) for name in stages] == ["early_experience/step"] * 2
+    assert [wandb.axis(name) for name in grpo] == [""] * 4
+    assert "early_experience/step" in wandb.axes
+    assert tracking.logger["console"].axes == {}
 
 
 def test_a_stage_that_begins_again_takes_its_steps_back(tmp_path: Path) -> None:
@@ -120,7 +138,8 @@ def test_a_stage_that_begins_again_takes_its_steps_back(tmp_path: Path) -> None:
 def test_lines_of_stages() -> None:
     result = CollectionResult(states=5, branches=20, reused=2, lost=1, failed=3, cost=Cost(seconds=12.4))
     assert collected_line("world_model", result) == (
-        "collect world_model: 5 states, 20 branches, 2 reused, 1 states lost, 3 actions failed (12 s)"
+        "collect world_model: 5 states, 20 branches, 2 reused, 1 states lost, 3 actions failed; "
+        "alternatives: 0 of 0 possible (12 s)"
     )
     assert trained_line("imitation", 9, {"imitation": "0.312"}, 61.7) == "imitation: 9 steps, imitation 0.312 (62 s)"
     stage = StageResult("grpo", 1.0, {"seen": 0.453125, "unseen": 0.5}, {"seen": 64, "unseen": 32})
@@ -130,4 +149,8 @@ def test_lines_of_stages() -> None:
     assert evaluated_line(told, 6) == (
         "grpo step 6, success: seen 45.3 % of 64, unseen 50.0 % of 32 episodes; "
         "responses without an action: seen 3.1 %, unseen 0.0 %"
+    )
+    failed = replace(stage, env_failed={"seen": 0.0, "unseen": 0.0625})
+    assert evaluated_line(failed) == (
+        "grpo, success: seen 45.3 % of 64, unseen 50.0 % of 32 episodes; environments that failed: unseen 6.2 %"
     )

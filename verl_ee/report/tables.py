@@ -125,7 +125,10 @@ def _stage_table(stages: Sequence[StageResult]) -> str:
     rows = [_stage_row(stage, splits) for stage in stages]
     if any(stage.no_action for stage in stages):
         header.append("no action %")
-        rows = [[*row, _no_action(stage, splits)] for row, stage in zip(rows, stages, strict=True)]
+        rows = [[*row, _by_split(stage.no_action, splits)] for row, stage in zip(rows, stages, strict=True)]
+    if any(share > 0 for stage in stages for share in stage.env_failed.values()):
+        header.append("env failed %")
+        rows = [[*row, _by_split(stage.env_failed, splits)] for row, stage in zip(rows, stages, strict=True)]
     return aligned([header, *rows])
 
 
@@ -135,9 +138,9 @@ def _stage_row(stage: StageResult, splits: Sequence[str]) -> list[str]:
     return [stage.name, f"{stage.seconds:.1f}", *map(_success, shares), episodes]
 
 
-def _no_action(stage: StageResult, splits: Sequence[str]) -> str:
-    """Return the share of responses without an action, by split."""
-    return "/".join(percent(stage.no_action[split]) if split in stage.no_action else "-" for split in splits)
+def _by_split(shares: Mapping[str, float], splits: Sequence[str]) -> str:
+    """Return the share of each split, for one column."""
+    return "/".join(percent(shares[split]) if split in shares else "-" for split in splits)
 
 
 def _success(share: Share | None) -> str:

@@ -44,6 +44,7 @@ class StageResult:
         episodes: number of episodes by split.
         outcomes: by split, whether each task succeeded, by its id; a split where that is not known is left out.
         no_action: share of the responses without an action by split; a split where that is not known is left out.
+        env_failed: share of the episodes whose environment failed by split; a split without that is left out.
     """
 
     name: str
@@ -52,6 +53,7 @@ class StageResult:
     episodes: Mapping[str, int]
     outcomes: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
     no_action: Mapping[str, float] = field(default_factory=dict)
+    env_failed: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -62,6 +64,7 @@ class StageResult:
         episodes: Mapping[str, int],
         outcomes: Mapping[str, Mapping[str, bool]],
         no_action: Mapping[str, float] | None = None,
+        env_failed: Mapping[str, float] | None = None,
     ) -> StageResult:
         """Return the result of an evaluation, by split.
 
@@ -72,6 +75,7 @@ class StageResult:
             episodes: number of episodes by data source.
             outcomes: whether each task succeeded, by data source; kept where every episode is among them.
             no_action: share of the responses without an action, by data source; None: not known.
+            env_failed: share of the episodes whose environment failed, by data source; None: not known.
         """
         split = _splits_of(episodes)
         complete = {source: tasks for source, tasks in outcomes.items() if len(tasks) == episodes.get(source)}
@@ -82,6 +86,7 @@ class StageResult:
             {split[source]: count for source, count in episodes.items()},
             {split[source]: dict(tasks) for source, tasks in complete.items()},
             {split[source]: share for source, share in (no_action or {}).items() if source in split},
+            {split[source]: share for source, share in (env_failed or {}).items() if source in split},
         )
 
     @property

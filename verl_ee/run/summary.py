@@ -134,6 +134,7 @@ class RunSummary:
         episodes: Mapping[str, int],
         outcomes: Mapping[str, Mapping[str, bool]],
         no_action: Mapping[str, float] | None = None,
+        env_failed: Mapping[str, float] | None = None,
     ) -> StageResult:
         """Record success after a stage, in place of an earlier entry of the same stage, and return the entry.
 
@@ -146,11 +147,12 @@ class RunSummary:
             episodes: number of episodes by data source.
             outcomes: whether each task succeeded, by data source; recorded where every episode is among them.
             no_action: share of the responses without an action, by data source; None: not known.
+            env_failed: share of the episodes whose environment failed, by data source; None: not known.
         """
         if seconds is None:
             earlier = self.stage(stage)
             seconds = 0.0 if earlier is None else earlier.seconds
-        result = StageResult.of(stage, round(seconds, 2), success, episodes, outcomes, no_action)
+        result = StageResult.of(stage, round(seconds, 2), success, episodes, outcomes, no_action, env_failed)
         self.stages = (*(other for other in self.stages if other.name != stage), result)
         self._write()
         return result

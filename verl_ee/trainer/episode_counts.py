@@ -53,6 +53,11 @@ class EpisodeCounts:
         """Share of the responses that hold no action."""
         return self.no_action / max(self.turns, 1)
 
+    @property
+    def failed_share(self) -> float:
+        """Share of the episodes that ended because their environment failed."""
+        return len(self.errors) / max(self.episodes, 1)
+
     def metrics(self) -> dict[str, float]:
         """Return the shares as metrics of a step; none without episodes."""
         if not self.episodes:
@@ -60,7 +65,7 @@ class EpisodeCounts:
         return {
             f"{ROOT}/no_action": self.no_action_share,
             f"{ROOT}/refused": self.refused / max(self.turns, 1),
-            f"{ROOT}/env_failed": len(self.errors) / self.episodes,
+            f"{ROOT}/env_failed": self.failed_share,
         }
 
 

@@ -35,6 +35,7 @@ class StageEvaluation:
         self._episodes: Counter[str] = Counter()
         self._outcomes: dict[str, dict[str, bool]] = {}
         self._no_action: dict[str, float] = {}
+        self._env_failed: dict[str, float] = {}
         self.begin(stage)
 
     def begin(self, stage: str) -> None:
@@ -61,13 +62,16 @@ class StageEvaluation:
         for (data_source, _), repeats in counts.items():
             self._episodes[data_source] += repeats
         self._outcomes = outcomes_of(data_sources, infos)
-        episodes = [dict(zip(infos, values, strict=True)) for values in zip(*infos.values(), strict=True)]
+        # A list is longer where a reward function has a key of verl's own, `reward`; verl reads it by index as well.
+        episodes = [{key: values[index] for key, values in infos.items()} for index in range(len(data_sources))]
         self._failures.check(EpisodeCounts.of(episodes), f"the evaluation of {self.stage}")
         by_source = defaultdict(list)
-        for data_source, info in zip(data_sources, episodes, strict=False):
+        for data_source, info in zip(data_sources, episodes, strict=True):
             by_source[data_source].append(info)
         played = {source: EpisodeCounts.of(own) for source, own in by_source.items()}
-        self._no_action = {source: own.no_action_share for source, own in played.items() if own.episodes}
+        known = {source: own for source, own in played.items() if own.episodes}
+        self._no_action = {source: own.no_action_share for source, own in known.items()}
+        self._env_failed = {source: own.failed_share for source, own in known.items()}
 
     def record(self, validate: Callable[[], dict[str, float]], global_step: int) -> dict[str, float]:
         """Evaluate the policy, record its success, and return verl's metrics.
@@ -91,6 +95,7 @@ class StageEvaluation:
             self._episodes,
             self._outcomes,
             self._no_action,
+            self._env_failed,
         )
         logger.info(evaluated_line(result, global_step if result.name == GRPO else None))
         return metrics

@@ -25,8 +25,8 @@ class StageLog:
     """Logs mid-training under a step key of its own, and keeps verl's GRPO steps apart from it.
 
     verl counts GRPO from step 1, and mid-training comes before it. Most loggers keep a counter per metric, so both
-    start at 1. wandb keeps one for the run: there the GRPO steps are moved behind mid-training, and charts use
-    `training/global_step` or `early_experience/step` as their axis.
+    start at 1. wandb keeps one for the run: there the GRPO steps are moved behind mid-training. Metrics of
+    mid-training have `early_experience/step` as their axis there; for those of GRPO charts use `training/global_step`.
 
     It stands in for verl's `Tracking` object in the trainer.
     """
@@ -44,10 +44,7 @@ class StageLog:
         self._step, self._grpo_steps = mid_training_steps, grpo_steps
         self._grpo_bar: tqdm[None] | None = None
         self._grpo_began = 0.0
-        for name in MONOTONIC:
-            if name in tracking.logger:
-                tracking.logger[name].define_metric(STEP_KEY)
-                tracking.logger[name].define_metric("early_experience/*", step_metric=STEP_KEY)
+        self._defined: set[str] = set()
         drop_steps_after(path, mid_training_steps, grpo_steps)
 
     def __getattr__(self, name: str) -> object:
@@ -72,6 +69,7 @@ class StageLog:
         """Log an optimizer step of mid-training."""
         self._step += 1
         named = {f"early_experience/{key}": value for key, value in data.items()}
+        self._define(named)
         self._tracking.log({**named, STEP_KEY: self._step}, step=self._step)
         append_step(self._path, MetricStep(stage, self._step, data))
 
@@ -85,6 +83,18 @@ class StageLog:
         if self._grpo_bar is not None:
             self._grpo_bar.close()
         self._tracking.finish(exit_code=exit_code)
+
+    def _define(self, metrics: Collection[str]) -> None:
+        """Give metrics of mid-training their axis; those of GRPO under `early_experience/` have another."""
+        new = [metric for metric in metrics if metric not in self._defined]
+        if not new:
+            return
+        for name in MONOTONIC:
+            if name in self._tracking.logger:
+                self._tracking.logger[name].define_metric(STEP_KEY)
+                for metric in new:
+                    self._tracking.logger[name].define_metric(metric, step_metric=STEP_KEY)
+        self._defined.update(new)
 
     def _show_grpo(self, step: int, values: Mapping[str, float]) -> None:
         bar = self._grpo_bar
@@ -121,7 +131,7 @@ def trained_line(stage: str, steps: int, numbers: Mapping[str, str], seconds: fl
 
 
 def evaluated_line(result: StageResult, step: int | None = None) -> str:
-    """Return the line of an evaluation: success, the number of episodes, and responses without an action by split.
+    """Return the line of an evaluation: success, the number of episodes, and by split what is known to have gone wrong.
 
     Args:
         result: result of the stage.
@@ -131,7 +141,9 @@ def evaluated_line(result: StageResult, step: int | None = None) -> str:
     after = result.name if step is None else f"{result.name} step {step}"
     known = [split for split in result.success if split in result.no_action]
     actionless = [f"{split} {100 * result.no_action[split]:.1f} %" for split in known]
+    failed = [f"{split} {100 * share:.1f} %" for split, share in result.env_failed.items() if share > 0]
     tail = f"; responses without an action: {', '.join(actionless)}" if actionless else ""
+    tail += f"; environments that failed: {', '.join(failed)}" if failed else ""
     return f"{after}, success: {', '.join(shares)} episodes{tail}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -40,6 +41,10 @@ def wait_for_end(pid: int) -> None:
         assert select.select([descriptor], [], [], PATIENCE)[0], f"process {pid} is still there"
     finally:
         os.close(descriptor)
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def closed(marks: Path) -> list[int]:
@@ -98,7 +103,7 @@ def test_environments_end_with_the_process_that_plays(tmp_path: Path) -> None:
 def test_an_environment_can_be_started_after_the_fork_server_has_died(tmp_path: Path) -> None:
     first = EnvironmentProcess(config(tmp_path))
     (pid,) = made(tmp_path)
-    server = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    server = parent(pid)
     os.kill(server, signal.SIGKILL)
     # A zombie of this process until somebody asks for it.
     os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
@@ -108,6 +113,23 @@ def test_an_environment_can_be_started_after_the_fork_server_has_died(tmp_path: 
     second.close()
     first.close()
     wait_for_end(pid)
+
+
+def test_a_fork_server_without_descriptors_keeps_its_environments(tmp_path: Path) -> None:
+    first = EnvironmentProcess(config(tmp_path))
+    server = parent(*made(tmp_path))
+    limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
+    # Every descriptor below is taken, so that the server receives a request without its connection.
+    lowest = min(set(range(4096)) - {int(path.name) for path in Path(f"/proc/{server}/fd").iterdir()})
+    resource.prlimit(server, resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    with pytest.raises(EnvironmentFailedError, match="the process of the environment has ended"):
+        EnvironmentProcess(config(tmp_path))
+    resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
+    first.reset("a task", None)
+    second = EnvironmentProcess(config(tmp_path))
+    assert [parent(pid) for pid in made(tmp_path)] == [server, server]
+    second.close()
+    first.close()
 
 
 def test_an_episode_that_is_cancelled_ends_its_environment(tmp_path: Path) -> None:

@@ -64,7 +64,9 @@ class ForkServer:
         """Do what the next request says; return whether there was one."""
         content, descriptors, _, _ = socket.recv_fds(self._control, 64, 1)
         if content == START:
-            self._start(socket.socket(fileno=descriptors[0]))
+            # Without a free descriptor here the connection is lost, and closed, which the other side reads.
+            for descriptor in descriptors:
+                self._start(socket.socket(fileno=descriptor))
         elif int(content or 0) in self._connections:
             os.kill(int(content), signal.SIGKILL)
         return bool(content)
