@@ -35,6 +35,7 @@ from verl_ee.trainer.rollout.servers import SharedServers
 from verl_ee.trainer.rollout.tokens import encoder_for
 from verl_ee.trainer.stage_log import StageLog
 from verl_ee.trainer.stages import StageRunner
+from verl_ee.trainer.step_episodes import episode_infos, without_failed
 
 if TYPE_CHECKING:
     from transfer_queue import KVBatchMeta
@@ -214,10 +215,11 @@ class EarlyExperience(PPOTrainer):
 
     def _balance_batch(self, batch: KVBatchMeta, metrics: dict[str, float], **options: object) -> KVBatchMeta:
         # The first thing that happens to the episodes of a step: later there is padding among them.
-        counts = EpisodeCounts.of(_episode_infos(batch))
+        infos = episode_infos(batch)
+        counts = EpisodeCounts.of(infos.values())
         metrics.update(counts.metrics())
         self._failures.check(counts, f"step {self.global_steps} of {GRPO}")
-        return super()._balance_batch(batch, metrics=metrics, **options)
+        return super()._balance_batch(without_failed(batch, infos), metrics=metrics, **options)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, float]) -> KVBatchMeta:
         actor = self.config.actor_rollout_ref.actor
@@ -233,11 +235,3 @@ class EarlyExperience(PPOTrainer):
         gap = (data["old_log_probs"].values() - data["ref_log_prob"].values()).abs()[learned]
         metrics["early_experience/reference_gap"] = float(gap.max())
         return batch
-
-
-def _episode_infos(batch: KVBatchMeta) -> list[Mapping[str, object]]:
-    """Return the `reward_extra_info` of each episode of a batch; verl gives it to every turn."""
-    # A key is that of the episode, then the number of the turn.
-    turns = {key.rpartition("_")[0]: key for key in batch.keys}
-    fields = tq.kv_batch_get(keys=list(turns.values()), partition_id=batch.partition_id, select_fields=["extra_fields"])
-    return [extra.get("reward_extra_info", {}) for extra in fields.pop("extra_fields").tolist()]
