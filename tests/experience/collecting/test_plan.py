@@ -144,12 +144,12 @@ def test_an_answered_state_is_noted_with_what_it_took(tmp_path: Path) -> None:
     proposals = ledger.plan.proposals[ref]
     for action in ledger.plan.missing_actions(ref):
         ledger.execute(ref, action)
-    ledger.plan.record(ref, proposals, Usage(5, 1))
-    ledger.plan.record(ref, [Proposal("jam", "another")], Usage(2, 0))
+    ledger.plan.record(ref, DecidedState(proposals, Usage(5, 1), responses=4, without_action=1))
+    ledger.plan.record(ref, DecidedState((Proposal("jam", "another"),), Usage(2, 0)))
     ledger.cache.flush()
     ledger.journal.flush()
     again = Ledger(tmp_path, [expert(length=2)])
-    assert again.journal.decided == {StateRef(0, 1): DecidedState(proposals, Usage(7, 1))}
+    assert again.journal.decided == {StateRef(0, 1): DecidedState(proposals, Usage(7, 1), 4, 1)}
     assert again.plan.proposals[ref] == proposals
     assert [request.step for unit in again.units() for request in unit.requests] == [0]
 
@@ -159,7 +159,7 @@ def test_what_was_proposed_is_kept_before_it_is_executed(tmp_path: Path) -> None
     twins = [expert(length=2, listed=None), expert(length=2, listed=None)]
     ledger = Ledger(tmp_path, twins)
     for ref in ledger.plan.refs():
-        ledger.plan.record(ref, [Proposal("press 1", "policy", "step 0", str(ref))], Usage())
+        ledger.plan.record(ref, DecidedState((Proposal("press 1", "policy", "step 0", str(ref)),)))
     assert [unit.trajectory_index for unit in ledger.units()] == [0]
     ledger.journal.flush()
     again = Ledger(tmp_path, twins)

@@ -13,9 +13,10 @@ from support.game_collections import LISTED, open_collection
 from support.games import Game, expert, shown
 
 from verl_ee.errors import BranchError
+from verl_ee.experience.collecting.alternative_counts import AlternativeCounts
 from verl_ee.experience.collecting.collection import CollectionResult
 from verl_ee.experience.collecting.proposal_journal import ProposalJournal
-from verl_ee.experience.proposers import Proposal, ProposalBatch, ProposalRequest
+from verl_ee.experience.proposers import NO_ACTION, Proposal, ProposalBatch, ProposalRequest, UnusedResponse
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import BRANCHES, read_branches
 from verl_ee.prompts.state import Turn
@@ -190,6 +191,38 @@ def test_fewer_alternatives_or_none_are_no_fault(tmp_path: Path) -> None:
 
     result = collect(tmp_path, Shy())
     assert (result.branches, result.failed) == (STATES + 30 * (0 + 1 + 2 + 0 + 1 + 2), 0)
+
+
+class Mute(Chooser):
+    """Samples four responses per state, of which two hold no action and the others are the expert's or one button."""
+
+    def propose(self, requests: Sequence[ProposalRequest]) -> ProposalBatch:
+        silence = (UnusedResponse("Hm.", NO_ACTION), UnusedResponse("Well.", NO_ACTION))
+        alternatives = tuple(self.alternatives(item)[: int(item.ref.trajectory % 10 == 0)] for item in requests)
+        super().propose(requests)
+        return ProposalBatch(alternatives, responses=(4,) * len(requests), unused=(silence,) * len(requests))
+
+
+def test_a_policy_that_writes_too_little_ends_collecting_and_a_lower_share_goes_on_from_there(tmp_path: Path) -> None:
+    # One of two possible alternatives in every tenth trajectory: 5 %.
+    with pytest.raises(BranchError) as raised:
+        collect(tmp_path, Mute(), min_own=0.08, min_filled=0.0)
+    message = str(raised.value)
+    assert "wrote 18 of 360 alternatives that were possible (5.0 %), fewer than --min-own=0.08" in message
+    assert "360 of 720 responses hold no action" in message
+    assert message.count("--- a response (no action):\nHm.") == 2
+    again = Mute()
+    result = collect(tmp_path, again, min_own=0.05, min_filled=0.0)
+    assert again.batches == []
+    assert result.branches == STATES + 18
+    assert result.alternatives == AlternativeCounts(360, 18, 18, 720, 360)
+
+
+def test_a_policy_far_from_its_share_is_stopped_before_all_states_are_sampled(tmp_path: Path) -> None:
+    proposer = Mute()
+    with pytest.raises(BranchError, match=r"possible after \d+ states"):
+        collect(tmp_path, proposer)
+    assert len(proposer.requests) < STATES
 
 
 def test_a_proposer_that_answers_too_little_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from support import terminal
 from support.episodes import Episodes
 from support.prompts import BARE
@@ -46,6 +47,7 @@ class Other:
         return ProposalBatch(tuple(alternatives))
 
 
+@pytest.mark.usefixtures("cluster")
 def test_actions_are_equal_byte_for_byte_from_the_expert_file_to_the_rollout(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     write_experts(tmp_path / "experts.jsonl", [terminal.expert(EXPERT, log)])

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 
 from verl_ee.config import CollectConfig
 from verl_ee.envs import CanonicalForm
-from verl_ee.experience.proposers import LISTED, POLICY, Proposal, allowed_alternatives, other_actions
+from verl_ee.experience.proposers import LISTED, Proposal, allowed_alternatives, other_actions
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,5 @@ def counts_of(
     elif config.alternatives in LISTED and proposals:
         # Only the worker has seen the list, and took all that it allows.
         possible = min(config.k, len(proposals))
-    own = sum(proposal.proposer == POLICY for proposal in proposals)
+    own = sum(proposal.proposer not in LISTED for proposal in proposals)
     return AlternativeCounts(possible, min(own, possible), min(len(proposals), possible))

@@ -106,7 +106,8 @@ class CollectionPlan:
         decided = self._journal.decided.get(ref)
         if decided is None:
             return counts
-        is_unasked = self._config.alternatives not in LISTED and not decided.responses and counts.possible > 0
+        is_proposed = self._config.alternatives not in LISTED and counts.possible > 0
+        is_unasked = is_proposed and not decided.responses and not counts.own
         return replace(
             counts,
             responses=decided.responses,
