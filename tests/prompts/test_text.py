@@ -48,7 +48,7 @@ def test_a_prompt_says_how_to_answer_unless_the_job_says_otherwise() -> None:
     system, user = render_policy(STATE, TOLD)
     assert system == {"role": "system", "content": TOLD.system}
     assert user["content"] == f"{state_text(STATE)}\n\n{TOLD.instruction}"
-    assert "`Action:`" in TOLD.instruction
+    assert TOLD.instruction.splitlines()[-1] == "Action: <your next action>"
     assert render_policy(STATE, PromptConfig(system="", instruction="Go.")) == [
         {"role": "user", "content": f"{state_text(STATE)}\n\nGo."}
     ]

@@ -39,7 +39,7 @@ class PromptConfig(FrozenModel):
     system: PromptText = "You act in a text world, one action at a time."
     """System message; empty: none. `file:PATH` reads the text from a file, here and in `instruction`."""
     instruction: PromptText = (
-        "Answer with your next action, on a line of its own that begins with `Action:`. You may think before that line."
+        "What do you do next? You may think first. End with one line in this form:\nAction: <your next action>"
     )
     """End of every prompt, which tells the policy how to answer; empty: nothing."""
 

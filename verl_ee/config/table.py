@@ -103,7 +103,8 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
     default = field.get_default(call_default_factory=True)
-    return f"`{default}`" if isinstance(default, str) and default else f"`{json.dumps(default)}`"
+    is_text = isinstance(default, str) and default
+    return "`" + (default.replace("\n", r"\n") if is_text else json.dumps(default)) + "`"
 
 
 def _one_line(text: str) -> str:
