@@ -93,6 +93,11 @@ def made(marks: Path) -> list[int]:
     return [int(pid) for _, pid, _ in sorted(names, key=lambda name: int(name[2]))]
 
 
+def closed(marks: Path) -> list[int]:
+    """Return the processes whose environment was closed."""
+    return [int(path.name.split()[1]) for path in marks.glob("closed *")]
+
+
 def _config(environment_id: str, kwargs: dict[str, Any], keys: dict[str, Any]) -> DictConfig:
     keys = {"environment.id": environment_id, "experts": "none.jsonl", "max_turns": 6, **keys}
     overrides = [

@@ -57,15 +57,19 @@ def check_expert_keys(config: EarlyExperienceConfig, given: Collection[Objective
             raise ConfigError(f"{ROOT}.{key} has no value{needed_for}. Add {ROOT}.{key}=... to the command line.")
 
 
-def check_environment(config: EarlyExperienceConfig) -> None:
+def check_environment(config: EarlyExperienceConfig, reason: str = "rows of the dataset name") -> None:
     """Refuse to play without an environment.
+
+    Args:
+        config: the job's keys under `early_experience`.
+        reason: how the job comes to its agent, for the message.
 
     Raises:
         ConfigError: if none is named.
     """
     if config.environment.id == MISSING:
         raise ConfigError(
-            f"{ROOT}.environment.id has no value, but rows of the dataset name the agent 'early_experience', "
+            f"{ROOT}.environment.id has no value, but {reason} the agent 'early_experience', "
             f"which plays in it. Add {ROOT}.environment.id=... to the command line, or name the agent of another loop."
         )
 

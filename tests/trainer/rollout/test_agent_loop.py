@@ -164,6 +164,16 @@ def test_an_environment_that_cannot_be_made_is_counted(tmp_path: Path) -> None:
     assert "FileNotFoundError" in info_of([output])["env_error"]
 
 
+def test_a_worker_has_its_share_of_what_the_servers_work_on(tmp_path: Path) -> None:
+    episodes = world(tmp_path)
+    trainer, rollout = episodes.config.trainer, episodes.config.actor_rollout_ref.rollout
+    trainer.n_gpus_per_node, rollout.tensor_model_parallel_size = 2, 2
+    # One server works on 3 sequences at a time, and 4 workers keep twice as many under way.
+    rollout.max_num_seqs, rollout.agent.num_workers = 3, 4
+    assert [outputs[-1].reward_score for outputs in episodes.play(*[["Action: go", WIN]] * 6)] == [1.0] * 6
+    assert len(made(tmp_path)) == 2
+
+
 def test_environments_draw_different_numbers(tmp_path: Path) -> None:
     episodes = world(tmp_path)
     episodes.play([WIN], [WIN], [WIN])

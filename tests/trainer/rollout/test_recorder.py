@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from support.episode_games import MISHAPS_ID
+from support.episodes import Episodes, closed, made
+from support.jobs import ROOT
 from support.tool_jobs import (
     END,
     FAILURES,
@@ -172,6 +175,19 @@ def test_a_demonstration_that_cannot_be_played_is_named_and_left_out(
     assert warning.level == "WARNING"
     assert failed in warning.text
     assert "left out" in warning.text
+
+
+def test_the_environments_of_a_recording_end_with_it(tmp_path: Path) -> None:
+    job = Episodes(MISHAPS_ID, {"marks": tmp_path}).config
+    job.actor_rollout_ref.model.path, job.actor_rollout_ref.rollout.name = (
+        str(ROOT / "examples/tiny_base/model"),
+        "vllm",
+    )
+    played = {"agent_name": "early_experience", "prompt": [{"role": "user", "content": "Begin."}]}
+    rows = [played | {"extra_info": {"task": task}, "expert_responses": ["Action: win"]} for task in "ab"]
+    assert len(record(write(tmp_path, rows), job, 0.0).examples) == 2
+    assert made(tmp_path)
+    assert sorted(closed(tmp_path)) == sorted(made(tmp_path))
 
 
 def test_more_failures_than_the_budget_are_refused(config: DictConfig, tmp_path: Path) -> None:

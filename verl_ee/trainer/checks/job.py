@@ -31,6 +31,7 @@ from verl_ee.run.state import HAND_OVER
 from verl_ee.trainer.actor.reference import anchor_of, check_dtypes, check_meshes
 from verl_ee.trainer.checkpoints import TRACKER, check_actor, check_contents, resumed_from
 from verl_ee.trainer.checks.accelerator import check_accelerator
+from verl_ee.trainer.checks.agents import check_agents
 from verl_ee.trainer.checks.experts import check_alternatives, check_experts, check_own_data, check_stores
 from verl_ee.trainer.checks.prompt import prompt_warning
 from verl_ee.trainer.cpu import active
@@ -60,6 +61,7 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
     check_model(config.actor_rollout_ref.model)
     given = check_examples(early)
     check_demonstrations(early, given)
+    check_agents(config, early)
     experts = None
     if needs_experts(early, given):
         experts = check_experts(early)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import NotRequired, TypedDict
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from verl_ee.trainer.protocols import SamplingParams
 from verl_ee.trainer.rollout.environments.messages import EnvironmentFailedError
 from verl_ee.trainer.rollout.environments.pool import EpisodeEnvironment, pool_of
 from verl_ee.trainer.rollout.episode_score import EpisodeScore
+from verl_ee.trainer.rollout.sampler import sequences_at_a_time
 from verl_ee.trainer.rollout.tokens import encoder_for
 
 
@@ -46,6 +48,8 @@ class EnvironmentAgentLoop(AgentLoopBase):
         super().__init__(*args, hf_model_type=hf_model_type, **kwargs)
         self._early = early_experience_of(self.config)
         check_environment(self._early)
+        # More episodes would wait for the servers instead, each with an environment of its own.
+        self._at_a_time = math.ceil(sequences_at_a_time(self.config) / self.rollout_config.agent.num_workers)
         self._encoder = encoder_for(self.tokenizer, hf_model_type, self.apply_chat_template_kwargs)
 
     async def run(self, sampling_params: SamplingParams, *, extra_info: TaskInfo, **_: object) -> list[AgentLoopOutput]:
@@ -63,7 +67,7 @@ class EnvironmentAgentLoop(AgentLoopBase):
         score = EpisodeScore(str(task), self._early.episode_reward)
         outputs: list[AgentLoopOutput] = []
         try:
-            async with pool_of(self._early).episode(task, None if seed is None else int(seed)) as env:
+            async with pool_of(self._early, self._at_a_time).episode(task, None if seed is None else int(seed)) as env:
                 await self._play(env, instruction, sampling_params, score, outputs)
         except EnvironmentFailedError as failure:
             score.fail(str(failure))

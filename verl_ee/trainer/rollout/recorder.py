@@ -19,6 +19,7 @@ from verl_ee.experience.progress import plugin_logger
 from verl_ee.objectives.examples import Example
 from verl_ee.objectives.recordings import COLUMN, Recording, check_failures, read_responses
 from verl_ee.trainer.protocols import SamplingParams
+from verl_ee.trainer.rollout.environments.pool import close_pools
 from verl_ee.trainer.rollout.recording_client import RecordingClient
 from verl_ee.trainer.rollout.tokens import end_token
 
@@ -134,7 +135,7 @@ def record(path: Path, config: DictConfig, max_dropped: float) -> Recording:
     rows = _rows(path, worker, len(responses))
     examples: list[Example] = []
     failed: list[str] = []
-    for index, played in enumerate(asyncio.run(_play_all(worker, rows, responses))):
+    for index, played in enumerate(_play_all(worker, rows, responses)):
         if played.problem is None:
             examples += _examples(index, played.outputs)
         else:
@@ -145,7 +146,15 @@ def record(path: Path, config: DictConfig, max_dropped: float) -> Recording:
     return recording
 
 
-async def _play_all(worker: _Worker, rows: list[DatasetRow], responses: list[list[str]]) -> list[PlayedRow]:
+def _play_all(worker: _Worker, rows: list[DatasetRow], responses: list[list[str]]) -> list[PlayedRow]:
+    try:
+        return asyncio.run(_played(worker, rows, responses))
+    finally:
+        # This process plays nothing else, and lives as long as the job.
+        close_pools()
+
+
+async def _played(worker: _Worker, rows: list[DatasetRow], responses: list[list[str]]) -> list[PlayedRow]:
     slots = asyncio.Semaphore(AT_A_TIME)
 
     async def play(row: DatasetRow, texts: list[str]) -> PlayedRow:

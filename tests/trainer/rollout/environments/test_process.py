@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from support.episode_games import MISHAPS_ID
 from support.episode_infos import early_experience
-from support.episodes import made
+from support.episodes import closed, made
 
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.trainer.rollout.environments.messages import EnvironmentFailedError
@@ -45,10 +45,6 @@ def wait_for_end(pid: int) -> None:
 
 def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def closed(marks: Path) -> list[int]:
-    return [int(path.name.split()[1]) for path in marks.glob("closed *")]
 
 
 def test_an_environment_answers_exactly_and_at_any_length(tmp_path: Path) -> None:
@@ -133,7 +129,7 @@ def test_a_fork_server_without_descriptors_keeps_its_environments(tmp_path: Path
 
 
 def test_an_episode_that_is_cancelled_ends_its_environment(tmp_path: Path) -> None:
-    pool = EnvironmentPool(config(tmp_path))
+    pool = EnvironmentPool(config(tmp_path), most=1)
     os.mkfifo(tmp_path / "pipe")
 
     async def play() -> None:
