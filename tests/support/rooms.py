@@ -20,20 +20,24 @@ class Rooms(gymnasium.Env[str, str]):
 
     Args:
         gives: keys of the info dict that it gives.
+        late: those that it gives with steps, and not after a reset.
     """
 
     version = "1"
     splits = ("train",)
 
-    def __init__(self, gives: Sequence[str] = ("task", "admissible_actions", "success")) -> None:
-        self.gives = gives
+    def __init__(
+        self, gives: Sequence[str] = ("task", "admissible_actions", "success"), late: Sequence[str] = ()
+    ) -> None:
+        self.gives, self.late = gives, late
 
     def tasks(self, split: str) -> Sequence[str]:
         return [str(room) for room in range(len(NAMES))]
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, Info]:
         self.lamp, self.room, self.solved = int(options["task"]), 0, False
-        return self.view()
+        observation, info = self.view()
+        return observation, {key: value for key, value in info.items() if key not in self.late}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         self.room += {"go on": 1, "go back": -1}.get(action, 0) if action in self.listed() else 0

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from verl_ee.envs import ExpertTrajectory
+from verl_ee.envs import ExpertTrajectory, nondeterministic
 from verl_ee.experience.branching.protocol import Fault, SeenState, StateRequest, StateResult, WorkUnit
 
 INSTRUCTION, ACTIONS, SOLVED, FINAL = "instruction", "admissible_actions", "solved", "final_observation"
 PARTS = (INSTRUCTION, ACTIONS, SOLVED, FINAL)
 """Keys of an expert file that may be null; an environment always gives the last one, and may give the others."""
+
+
+def lasting(env_id: str) -> frozenset[str]:
+    """Return which of `PARTS` a play of an environment can fill.
+
+    No state follows the last action. Where an environment is declared nondeterministic, its outcome need not come
+    again, so it stays open there.
+    """
+    return frozenset(PARTS) - ({FINAL} if nondeterministic(env_id) else set())
 
 
 def open_parts(trajectory: ExpertTrajectory) -> frozenset[str]:
@@ -31,7 +40,7 @@ def named(parts: Iterable[str]) -> str:
 
 
 def given_parts(seen: SeenState) -> frozenset[str]:
-    """Return which of `PARTS` an environment gives that shows this after a reset."""
+    """Return which of `PARTS` an environment gives that shows this in a state."""
     gives = {
         INSTRUCTION: seen.instruction is not None,
         ACTIONS: seen.admissible_actions is not None,
@@ -65,12 +74,13 @@ class Played:
     fault: Fault | None = None
 
 
-def played(trajectory: ExpertTrajectory, results: Sequence[StateResult]) -> Played:
+def played(trajectory: ExpertTrajectory, results: Sequence[StateResult], parts: Collection[str] = PARTS) -> Played:
     """Return what a play of a trajectory has found out.
 
     Args:
         trajectory: the trajectory as its file has it.
         results: the results of its `walk`, in any order.
+        parts: those that it may fill (`lasting`).
     """
     in_order = sorted(results, key=lambda result: result.ref.step)
     broken = next((result for result in in_order if result.lost or result.expert_outcome is None), None)
@@ -78,7 +88,7 @@ def played(trajectory: ExpertTrajectory, results: Sequence[StateResult]) -> Play
         return Played(None, broken.faults[-1] if broken.faults else Fault(broken.ref, "died", "it was not reached"))
     seen = {result.ref.step: result.seen for result in in_order if result.seen is not None}
     last = in_order[-1].expert_outcome
-    return Played(_filled(trajectory, seen, None if last is None else last.observation))
+    return Played(_filled(trajectory, seen, None if last is None or FINAL not in parts else last.observation))
 
 
 def _filled(trajectory: ExpertTrajectory, seen: Mapping[int, SeenState], final: str | None) -> ExpertTrajectory:

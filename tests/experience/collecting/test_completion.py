@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from support import rooms
 from support.export_cases import write_lines
-from support.games import Game, Trouble, expert, id_of
+from support.games import Game, SavedDice, Trouble, expert, id_of
+from support.reluctant_games import Reluctant
 
 from verl_ee.cli.main import main
 from verl_ee.config import CollectConfig, EnvironmentConfig, PromptConfig
@@ -179,7 +180,64 @@ def test_nothing_is_played_that_the_environment_would_leave_open() -> None:
     trajectories = [expert(f"game {number}") for number in range(3)]
     assert {part for item in trajectories for part in open_parts(item)} == {"solved"}
     done = complete(trajectories, EnvironmentConfig(id=id_of(Game)), CONFIG, quiet=True)
-    assert (done.trajectories, done.played, done.usage.env_steps, done.usage.resets) == (tuple(trajectories), 0, 0, 1)
+    # One play has shown it.
+    assert (done.trajectories, done.played, done.usage.env_steps, done.usage.resets) == (tuple(trajectories), 0, 6, 1)
+
+
+def test_one_worker_finds_out_what_the_environment_gives(tmp_path: Path) -> None:
+    (tmp_path / "makings").mkdir()
+    (tmp_path / "marks").mkdir()
+    kwargs = {"what": "fail", "times": 0, "makings": str(tmp_path / "makings"), "marks": str(tmp_path / "marks")}
+    environment = EnvironmentConfig(id=id_of(Reluctant), kwargs=kwargs)
+    trajectories = [expert(f"game {number}") for number in range(3)]
+    many = CONFIG.model_copy(update={"workers": 3})
+    assert complete(trajectories, environment, many, quiet=True).played == 0
+    assert len(list((tmp_path / "makings").iterdir())) == 1
+    trajectories = [replace(item, final_observation=None) for item in trajectories]
+    done = complete(trajectories, environment, many, quiet=True)
+    assert (done.played, done.usage.env_steps, done.usage.resets) == (3, 18, 3)
+
+
+@pytest.mark.parametrize("late", [("success",), ("admissible_actions",), ("success", "admissible_actions")])
+def test_what_the_environment_gives_after_the_first_step_is_completed(late: tuple[str, ...]) -> None:
+    environment = EnvironmentConfig(id=rooms.ID, kwargs={"late": late, "gives": ["task", *late]})
+    done = complete([rooms.Rooms().expert_trajectory(task) for task in TASKS], environment, CONFIG, quiet=True)
+    assert done.played == 4
+    for trajectory in done.trajectories:
+        listed = [step.admissible_actions is not None for step in trajectory.steps]
+        told = [step.solved is not None for step in trajectory.steps]
+        steps = len(trajectory.steps)
+        assert listed == [index > 0 and "admissible_actions" in late for index in range(steps)]
+        assert told == [index > 0 and "success" in late for index in range(steps)]
+
+
+@pytest.mark.parametrize("restore", ["auto", "snapshot", "fork"])
+def test_a_nondeterministic_environment_completes_what_its_plays_show_again(tmp_path: Path, restore: str) -> None:
+    """What comes after dice is another observation in each play, as in a collection; a last one is not recorded."""
+    environment = EnvironmentConfig(id=id_of(SavedDice))
+    config = CollectConfig.model_validate({"k": 2, "workers": 1, "restore": restore, "max_mismatch": 0.5})
+    presses = [(0,), (0, 0, 1), (0, 1, 0)]
+    trajectories = [
+        replace(
+            expert(f"game {number}", length=3, listed=None, presses=buttons),
+            environment=environment.id,
+            final_observation=None,
+        )
+        for number, buttons in enumerate(presses)
+    ]
+    path = tmp_path / "dice.jsonl"
+    write_experts(path, trajectories)
+    experts = completed_experts(tmp_path, load_experts(path, environment.id), environment, config)
+    record = read_record(tmp_path)
+    assert record is not None
+    assert (experts.unplayable, set(record.faults)) == ((2,), {"observation"})
+    assert [item.final_observation for item in experts.trajectories] == [None, None]
+    assert all(step.admissible_actions == Game().actions for item in experts.trajectories for step in item.steps)
+    again = completed_experts(tmp_path, load_experts(path, environment.id), environment, config, pytest.fail)
+    assert again == experts
+    provenance = provenance_of(environment, config, experts)
+    result = Collection(tmp_path / "store", experts.trajectories, environment, config, provenance).run(quiet=True)
+    assert (result.states, result.lost, result.failed, result.branches) == (6, 0, 0, 18)
 
 
 def test_a_file_that_leaves_nothing_open_needs_no_environment(tmp_path: Path) -> None:

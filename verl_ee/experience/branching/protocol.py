@@ -19,6 +19,8 @@ TRIES = 2
 RESTORE_METHODS = ("snapshot", "fork", "replay")
 AUTO = "auto"
 """Stands for the cheapest of the methods that an environment can serve."""
+WALK = "walk"
+"""Stands for no method: for units without alternatives, which go along their trajectory once."""
 _LENGTH = struct.Struct(">Q")
 
 

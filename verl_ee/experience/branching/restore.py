@@ -11,7 +11,7 @@ from typing import Protocol
 from verl_ee.envs.snapshots import WrappedSnapshot
 from verl_ee.errors import EnvError
 from verl_ee.experience.branching.fork import ForkRestore, declared_forkable, fork_problem
-from verl_ee.experience.branching.protocol import AUTO, RESTORE_METHODS, HostOpening
+from verl_ee.experience.branching.protocol import AUTO, RESTORE_METHODS, WALK, HostOpening
 from verl_ee.experience.branching.replayer import Replayer
 from verl_ee.experience.branching.restore_trial import branch_seconds
 from verl_ee.experience.branching.session import EnvironmentSession
@@ -82,6 +82,12 @@ class ReplayRestore:
         """Do nothing: the next episode starts from a reset."""
 
 
+class Walk(ReplayRestore):
+    """Goes back to no state, so that any environment can serve it."""
+
+    name = WALK
+
+
 def choose_restore(
     session: EnvironmentSession, requested: str, opening: HostOpening, inherited: frozenset[str]
 ) -> RestoreMethod:
@@ -89,8 +95,9 @@ def choose_restore(
 
     Args:
         session: holds the environment.
-        requested: one of `RESTORE_METHODS`, or `auto` for the cheapest that a trial proves exact. Where only one is
-            possible, or none can be proved on the sample, `auto` takes the first that the environment can serve.
+        requested: one of `RESTORE_METHODS`; `walk` where no state is gone back to; or `auto` for the cheapest that a
+            trial proves exact. Where only one is possible, or none can be proved on the sample, `auto` takes the first
+            that the environment can serve.
         opening: the environment, and the sample for the trial.
         inherited: `process_resources()` from before the environment was made.
 
@@ -163,6 +170,7 @@ def _method(name: str) -> RestoreMethod:
         "snapshot": SnapshotRestore,
         "fork": ForkRestore,
         "replay": ReplayRestore,
+        WALK: Walk,
     }
     return methods[name]()
 

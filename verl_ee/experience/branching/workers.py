@@ -78,7 +78,12 @@ class WorkerPool:
     """
 
     def __init__(
-        self, environment: EnvironmentConfig, config: CollectConfig, sample: ExpertTrajectory, units: int
+        self,
+        environment: EnvironmentConfig,
+        config: CollectConfig,
+        sample: ExpertTrajectory,
+        units: int,
+        restore: str | None = None,
     ) -> None:
         """Start the workers.
 
@@ -87,6 +92,7 @@ class WorkerPool:
             config: their number, time limits, and the choice of alternatives.
             sample: a trajectory of the environment.
             units: more workers than these would stay idle.
+            restore: `walk` if no unit has alternatives; None for the method that the config names.
 
         Raises:
             EnvError: if the environment cannot be made, or offers no method to restore a state.
@@ -103,7 +109,7 @@ class WorkerPool:
         self._last_loss = ""
         self.worker_losses: list[Fault] = []
         self.unfinished_units: list[WorkUnit] = []
-        self.restore, self.trial_usage = config.restore, Usage()
+        self.restore, self.trial_usage = restore or config.restore, Usage()
         try:
             self._wait_for_start()
             self._choose_restore()
@@ -120,6 +126,12 @@ class WorkerPool:
     def busy(self) -> bool:
         """Whether any unit is under way."""
         return bool(self._busy)
+
+    def grow(self, units: int) -> None:
+        """Start more workers, as many as so many units and the config ask for; each gets units once it is ready."""
+        for _ in range(worker_count(self._config, units, self.size) - self.size):
+            self.size += 1
+            self._start_worker()
 
     def submit(self, unit: WorkUnit) -> None:
         """Give a unit to an idle worker."""
@@ -254,11 +266,17 @@ def connect_ray() -> None:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 
 
-def worker_count(config: CollectConfig, units: int) -> int:
-    """Return how many workers share `units` pieces of work: as many as the config names, or as Ray has CPUs free."""
+def worker_count(config: CollectConfig, units: int, held: int = 0) -> int:
+    """Return how many workers share `units` pieces of work: as many as the config names, or as Ray has CPUs for.
+
+    Args:
+        config: the config.
+        units: number of pieces.
+        held: workers that have a CPU already.
+    """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     cores = (os.cpu_count() or 1) * len(nodes)
-    fitting = min(cores, int(ray.available_resources().get("CPU", 0)))
+    fitting = min(cores, held + int(ray.available_resources().get("CPU", 0)))
     return max(1, min(config.workers or fitting, units))
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import BranchError, EnvError, ExpertFileError
 from verl_ee.experience.branching.brancher import branch
-from verl_ee.experience.branching.protocol import Fault, StateRequest, StateResult, Usage, WorkUnit
-from verl_ee.experience.branching.restore import ReplayRestore
+from verl_ee.experience.branching.protocol import WALK, Fault, StateResult, Usage, WorkUnit
+from verl_ee.experience.branching.restore import Walk
 from verl_ee.experience.branching.session import EnvironmentSession
-from verl_ee.experience.open_parts import INSTRUCTION, PARTS, given_parts, named, open_parts, played, walk
+from verl_ee.experience.open_parts import INSTRUCTION, PARTS, given_parts, lasting, named, open_parts, played, walk
 from verl_ee.experience.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ POLL_SECONDS = 1.0
 """Time between two looks at the workers."""
 SHOWN = 3
 """Faults that a message shows."""
+LOOKS = 3
+"""Trajectories that may be played, one after the other, to see what the environment gives."""
 
 
 @dataclass
@@ -64,7 +67,10 @@ def complete(
         EnvError: if the environment cannot be made.
         ExpertFileError: if an instruction is open and the environment gives none.
     """
-    candidates = [index for index, trajectory in enumerate(trajectories) if open_parts(trajectory)]
+    if not any(map(open_parts, trajectories)):
+        return Completion(tuple(trajectories))
+    parts = lasting(environment.id)
+    candidates = [index for index, trajectory in enumerate(trajectories) if open_parts(trajectory) & parts]
     if not candidates:
         return Completion(tuple(trajectories))
     return _Completer(trajectories, environment, config, quiet).run(candidates)
@@ -83,7 +89,8 @@ def complete_here(trajectory: ExpertTrajectory, index: int, session: Environment
     """
     if not open_parts(trajectory):
         return trajectory
-    play = played(trajectory, list(branch(session, ReplayRestore(), walk(index, trajectory), CollectConfig())))
+    results = list(branch(session, Walk(), walk(index, trajectory), CollectConfig()))
+    play = played(trajectory, results, lasting(trajectory.environment))
     if play.trajectory is None:
         raise EnvError(
             f"The environment does not show again what its expert recorded: {play.fault}. `verl-ee envs check "
@@ -103,8 +110,7 @@ class _Completer:
         quiet: bool,
     ) -> None:
         self._trajectories, self._environment, self._quiet = list(trajectories), environment, quiet
-        # One walk along each trajectory: there is no state to go back to.
-        self._config = config.model_copy(update={"restore": "replay"})
+        self._config, self._parts = config, lasting(environment.id)
         self._states = sum(len(trajectory.steps) for trajectory in trajectories)
         self._unplayable: dict[int, Fault] = {}
         self._faults: Counter[str] = Counter()
@@ -113,12 +119,13 @@ class _Completer:
     def run(self, candidates: Sequence[int]) -> Completion:
         from verl_ee.experience.branching.workers import WorkerPool
 
-        sample = self._trajectories[candidates[0]]
-        pool = WorkerPool(self._environment, self._config, sample, len(candidates))
+        # The longest shows the most of what the environment gives.
+        looks = sorted(candidates, key=lambda index: -len(self._trajectories[index].steps))[:LOOKS]
+        pool = WorkerPool(self._environment, self._config, self._trajectories[looks[0]], units=1, restore=WALK)
         try:
-            given = self._given(pool, candidates[0])
+            given, plays = self._look(pool, looks)
             chosen = [index for index in candidates if open_parts(self._trajectories[index]) & given]
-            self._play(pool, chosen)
+            self._play(pool, chosen, plays)
             self._faults.update(fault.kind for fault in pool.worker_losses)
         finally:
             pool.close()
@@ -127,21 +134,30 @@ class _Completer:
         lost = tuple(sorted(self._unplayable))
         return Completion(tuple(kept), lost, len(chosen), dict(sorted(self._faults.items())), self._usage)
 
-    def _given(self, pool: WorkerPool, index: int) -> frozenset[str]:
-        """Return the parts that the environment gives, as the reset of one trajectory shows them.
+    def _look(self, pool: WorkerPool, looks: Sequence[int]) -> tuple[frozenset[str], dict[int, list[StateResult]]]:
+        """Return the parts that the environment gives in some state, and the plays of trajectories that show it.
 
-        Where this reset fails, the plays themselves tell; it is not counted, because they meet the fault again.
+        One play to the end is enough. Where no state could be reached, the other plays tell.
         """
-        request = StateRequest(0, (), include_expert=False, include_seen=True)
-        (result,) = self._results(pool, [WorkUnit(index, self._trajectories[index], (request,))])
-        return frozenset(PARTS) if result.seen is None else given_parts(result.seen)
+        given, plays = set[str](), dict[int, list[StateResult]]()
+        for index in looks:
+            trajectory = self._trajectories[index]
+            plays[index] = list(self._results(pool, [walk(index, trajectory)]))
+            given.update(*(given_parts(result.seen) for result in plays[index] if result.seen is not None))
+            if played(trajectory, plays[index]).trajectory is not None:
+                break
+        return (frozenset(given) or frozenset(PARTS)) & self._parts, plays
 
-    def _play(self, pool: WorkerPool, chosen: Sequence[int]) -> None:
+    def _play(self, pool: WorkerPool, chosen: Sequence[int], plays: dict[int, list[StateResult]]) -> None:
+        """Play trajectories, but for those that have been played, and fill in what the plays show."""
         by_trajectory: defaultdict[int, list[StateResult]] = defaultdict(list)
         states = sum(len(self._trajectories[index].steps) for index in chosen)
-        units = [walk(index, self._trajectories[index]) for index in chosen]
+        units = [walk(index, self._trajectories[index]) for index in chosen if index not in plays]
+        before = [result for index in chosen for result in plays.get(index, ())]
+        if units:
+            pool.grow(len(units))
         with progress_bar(states, "complete", "state", disable=self._quiet) as bar:
-            for result in self._results(pool, units):
+            for result in chain(before, self._results(pool, units)):
                 bar.update(1)
                 self._faults.update(fault.kind for fault in result.faults)
                 index = result.ref.trajectory
@@ -163,7 +179,7 @@ class _Completer:
 
     def _take(self, index: int, results: Sequence[StateResult]) -> None:
         """Keep a trajectory that was played to its end, or count it as lost."""
-        play = played(self._trajectories[index], results)
+        play = played(self._trajectories[index], results, self._parts)
         if play.trajectory is not None:
             self._trajectories[index] = play.trajectory
         elif play.fault is not None:
