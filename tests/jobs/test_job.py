@@ -46,7 +46,7 @@ def test_store_holds_every_branch_with_provenance(job: Job) -> None:
         step = trajectories[outcome.ref.trajectory].steps[outcome.ref.step]
         assert (outcome.outcome.action == step.action) == (outcome.proposer == "expert")
     metadata = pq.read_schema(job.folder / "early_experience/store/world_model/transitions.parquet").metadata
-    assert metadata[b"verl_ee.schema"] == b"2"
+    assert metadata[b"verl_ee.schema"] == b"3"
     assert json.loads(metadata[b"verl_ee.environment"])[0] == "verl_ee/Household-v0"
 
 
