@@ -100,3 +100,19 @@ def test_experts_are_filtered_and_completed_then_kept_with_the_store(
     alone = ["--env", rooms.ID, "--experts", str(path)]
     assert main(["export", *alone, "--format", "messages", "--out", str(tmp_path / "alone")]) == 0
     assert "leaves open admissible_actions, solved" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("gives", [("task", "admissible_actions"), ()])
+def test_what_the_file_says_and_the_environment_does_not_is_told(
+    gives: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expert = rooms.Rooms().expert_trajectory("0")
+    (step,) = expert.steps
+    listed = replace(step, admissible_actions=("go on", "take lamp", "wait"), solved=False)
+    write_experts(tmp_path / "experts.jsonl", [replace(expert, steps=(listed,), kwargs={"gives": list(gives)})])
+    files = ["--experts", str(tmp_path / "experts.jsonl"), "--out", str(tmp_path / "store")]
+    options = ["--env", rooms.ID, "--kwarg", f"gives={json.dumps(gives)}", "--k", "1", "--workers", "1"]
+    assert main(["collect", *files, *options]) == 0
+    told = "their file has instruction and admissible_actions, and support.rooms:test/Rooms-v0 gives none"
+    assert (told in capsys.readouterr().err) == (not gives)

@@ -48,6 +48,7 @@ def add_to(commands: Commands) -> None:
 
 def _collect(args: argparse.Namespace) -> None:
     from verl_ee.config import collect_config
+    from verl_ee.experience.branching.environment_check import unsaid_line
     from verl_ee.experience.branching.workers import connect_ray
     from verl_ee.experience.collecting.collection import Collection
     from verl_ee.experience.collecting.collection_folder import CollectionFolder
@@ -56,6 +57,7 @@ def _collect(args: argparse.Namespace) -> None:
     from verl_ee.experience.collecting.prediction import predict
     from verl_ee.experience.cost import read_prices
     from verl_ee.experience.expert_files import load_experts
+    from verl_ee.experience.progress import plugin_logger
     from verl_ee.experience.proposers import LISTED
     from verl_ee.experience.provenance import provenance_of, source_of
     from verl_ee.report.collecting import collected_text, prediction_text
@@ -85,5 +87,7 @@ def _collect(args: argparse.Namespace) -> None:
     if collection.closed:
         print(f"{args.out} has been collected already. Look at it with `verl-ee inspect {args.out}`.")
         return
+    if unsaid := unsaid_line(experts.trajectories, environment, config):
+        plugin_logger(__name__).warning(unsaid)
     print(collected_text(collection.run(), prices))
     print(f"store: {args.out}")

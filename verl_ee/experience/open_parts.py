@@ -50,6 +50,26 @@ def given_parts(seen: SeenState) -> frozenset[str]:
     return frozenset(part for part, value in gives.items() if value)
 
 
+def unsaid_parts(trajectory: ExpertTrajectory, seen: SeenState) -> tuple[str, ...]:
+    """Return what prompts show of a trajectory's first state, and not of a rollout, whose environment does not say it.
+
+    Args:
+        trajectory: the trajectory.
+        seen: what the environment gives after a reset to its task.
+    """
+    unsaid = {
+        INSTRUCTION: bool(trajectory.instruction) and not seen.instruction,
+        ACTIONS: trajectory.steps[0].admissible_actions is not None and seen.admissible_actions is None,
+    }
+    return tuple(part for part in PARTS if unsaid.get(part))
+
+
+def telling(trajectories: Sequence[ExpertTrajectory]) -> ExpertTrajectory:
+    """Return the first trajectory that lists the actions of its first state; the first of all where none does."""
+    listing = (item for item in trajectories if item.steps[0].admissible_actions is not None)
+    return next(listing, trajectories[0])
+
+
 def walk(index: int, trajectory: ExpertTrajectory) -> WorkUnit:
     """Return the unit that plays a trajectory to its end, proves every state and says what it shows.
 

@@ -48,3 +48,15 @@ def write_tasks(path: Path, env: TextEnv, tasks: Iterable[tuple[str, str]], prom
     with atomic(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
     return len(rows)
+
+
+def says_instruction(path: Path) -> bool:
+    """Return whether the first row of a task file has `extra_info.instruction`; a file that cannot be read has none."""
+    try:
+        with pq.ParquetFile(path) as file:
+            batch = next(file.iter_batches(batch_size=1), None)
+    except (OSError, pa.ArrowInvalid):
+        return False
+    (row,) = [{}] if batch is None or not batch.num_rows else batch.to_pylist()
+    extra_info = row.get("extra_info")
+    return isinstance(extra_info, dict) and bool(extra_info.get("instruction"))

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support import rooms
+from support.export_cases import keys_of
 from support.job_checks import check, refusal
 from support.stage_worlds import write_branches
 
-from verl_ee.config import CollectConfig, EnvironmentConfig
+from verl_ee.config import CollectConfig, EarlyExperienceConfig, EnvironmentConfig, parse
 from verl_ee.envs.household.env import Household
 from verl_ee.experience.collecting.collection_folder import CollectionFolder
 from verl_ee.experience.collecting.completed_experts import completed_experts
-from verl_ee.experience.expert_files import load_experts, write_experts
+from verl_ee.experience.expert_files import ExpertFile, load_experts, write_experts
 from verl_ee.experience.files.parquet import write_table
 from verl_ee.experience.provenance import provenance_of
 from verl_ee.objectives.reflection.rationales import RATIONALE_SCHEMA, RATIONALES_FILE
 from verl_ee.run.folder import RunFolder
+from verl_ee.trainer.checks.first_state import check_first_state
 
 HOUSEHOLD = EnvironmentConfig(id="verl_ee/Household-v0")
 FORCE = "early_experience.resume=force"
@@ -123,3 +130,65 @@ def test_an_open_instruction_needs_an_environment_that_gives_one(overrides: list
             check(options)
         else:
             assert "leaves instructions open, and support.rooms:test/Rooms-v0 gives none" in refusal(options)
+
+
+class Silence(NamedTuple):
+    """A job of imitation in rooms whose environment does not give all that its expert file says."""
+
+    overrides: list[str]
+    config: EarlyExperienceConfig
+    experts: ExpertFile
+
+
+@pytest.fixture
+def silence(overrides: list[str], tmp_path: Path) -> Callable[..., Silence]:
+    def of(*gives: str, **values: object) -> Silence:
+        path, given = tmp_path / "experts.jsonl", {"gives": list(gives)}
+        expert = rooms.Rooms().expert_trajectory("1")
+        steps = (replace(expert.steps[0], **values), *expert.steps[1:])
+        write_experts(path, [replace(expert, steps=steps, kwargs=given)])
+        options = [
+            f"early_experience.environment.id={rooms.ID}",
+            f"+early_experience.environment.kwargs.gives={list(gives)}",
+        ]
+        keys = {"environment": {"id": rooms.ID, "kwargs": given}, "experts": str(path)}
+        job = ["+early_experience=imitation", *overrides[1:], *options]
+        return Silence(job, parse(keys_of("imitation", **keys)), load_experts(path, rooms.ID, given))
+
+    return of
+
+
+def test_lists_of_an_environment_that_lists_nothing_are_refused(silence: Callable[..., Silence]) -> None:
+    listed = ("go on", "take lamp", "wait")
+    check(silence("task", "admissible_actions", admissible_actions=listed).overrides)
+    message = refusal(silence("task", admissible_actions=listed).overrides)
+    assert "lists admissible actions, and support.rooms:test/Rooms-v0 lists none" in message
+    assert "take them out of the expert file" in message
+    check(silence("task").overrides)
+
+
+def test_instructions_that_rollouts_do_not_show_are_told_with_both_remedies(
+    silence: Callable[..., Silence], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train, other = tmp_path / "train.parquet", tmp_path / "val.parquet"
+    job, config, experts = silence("admissible_actions")
+    for path, instruction in ((train, "Find a lamp."), (other, None)):
+        rows = [{"prompt": "p", "extra_info": {"task": "1", "instruction": instruction}}]
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    check([*job, f"data.train_files={train}", f"data.val_files=[{train},{other}]"])
+    told = capfd.readouterr()
+    assert f"there is no extra_info.instruction in {other}. Write" in told.out + told.err
+    assert check_first_state(config, experts, task_files=[train]) == ""
+    for files in ([], [other], [train, other], [tmp_path / "none.parquet"]):
+        warning = check_first_state(config, experts, task_files=files)
+        assert "Write extra_info.instruction into the task files" in warning
+        assert "info['task']" in warning
+    _, config, experts = silence("task", "admissible_actions")
+    assert check_first_state(config, experts, task_files=[other]) == ""
+
+
+def test_an_environment_that_nothing_asks_may_fail_at_a_reset(silence: Callable[..., Silence]) -> None:
+    _, config, experts = silence("task")
+    lost = replace(experts, trajectories=tuple(replace(item, task="none") for item in experts.trajectories))
+    warning = check_first_state(config, lost)
+    assert "cannot be reset to task 'none'" in warning

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
@@ -10,6 +11,7 @@ from verl_ee.envs import ExpertTrajectory, make
 from verl_ee.errors import EarlyExperienceError
 from verl_ee.experience.branching.protocol import (
     RESTORE_METHODS,
+    WALK,
     StateLostError,
     StateRequest,
     StateResult,
@@ -18,6 +20,7 @@ from verl_ee.experience.branching.protocol import (
 from verl_ee.experience.branching.replayer import Replayer
 from verl_ee.experience.branching.session import EnvironmentSession
 from verl_ee.experience.branching.supervisor import HostSupervisor
+from verl_ee.experience.open_parts import telling, unsaid_parts
 
 PLAYS = 2
 """Times that the expert is played; a second reset shows differences."""
@@ -83,6 +86,38 @@ def check_environment(environment: EnvironmentConfig, trajectory: ExpertTrajecto
     check.trials = [_try_method(restore, environment, trajectory) for restore in RESTORE_METHODS]
     check.automatic = _automatic_method(environment, trajectory)
     return check
+
+
+def unsaid_line(trajectories: Sequence[ExpertTrajectory], environment: EnvironmentConfig, config: CollectConfig) -> str:
+    """Return which parts an expert file has and the environment does not give, for a log; empty if it gives them.
+
+    A state that cannot be reached tells nothing: those who play the trajectory meet its fault.
+
+    Args:
+        trajectories: at least one.
+        environment: the environment that they were recorded in.
+        config: time limits.
+
+    Raises:
+        EnvError: if the environment cannot be made.
+        BranchError: if its process ends before.
+    """
+    trajectory = telling(trajectories)
+    request = StateRequest(0, (), include_expert=False, include_seen=True)
+    supervisor = HostSupervisor(environment, config, trajectory)
+    try:
+        supervisor.choose_restore(WALK)
+        (result,) = supervisor.branch(WorkUnit(0, trajectory, (request,)))
+    finally:
+        supervisor.close()
+    unsaid = () if result.seen is None else unsaid_parts(trajectory, result.seen)
+    if not unsaid:
+        return ""
+    return (
+        f"experts: their file has {' and '.join(unsaid)}, and {environment.id} gives none after a reset, so prompts of "
+        "rollouts do not show what those of training show. A job refuses listed actions that its environment does not "
+        "list, and takes an instruction from extra_info.instruction of its task files."
+    )
 
 
 def _play(environment: EnvironmentConfig, trajectory: ExpertTrajectory, check: EnvironmentCheck) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from verl_ee.config import CollectConfig, EarlyExperienceConfig, Objective, built, sets_of
 from verl_ee.config.base import ROOT
-from verl_ee.envs import Info, make
-from verl_ee.errors import ConfigError, EnvError
+from verl_ee.envs import make
+from verl_ee.errors import ConfigError
 from verl_ee.experience.collecting.collection_folder import CollectionFolder
 from verl_ee.experience.collecting.completed_experts import read_record
 from verl_ee.experience.expert_files import ExpertFile, load_experts
@@ -34,56 +34,6 @@ def experts_of(config: EarlyExperienceConfig) -> ExpertFile:
     """Load the expert trajectories that a job uses, as their file has them."""
     environment = config.environment
     return load_experts(config.experts, environment.id, environment.kwargs, config.max_experts, config.experts_filter)
-
-
-def check_alternatives(config: EarlyExperienceConfig, experts: ExpertFile, given: Collection[Objective] = ()) -> None:
-    """Refuse an environment that does not give what the expert file leaves to it.
-
-    Raises:
-        ConfigError: if a set needs listed actions and it lists none, or an instruction is open and it gives none.
-        EnvError: if it cannot be reset.
-    """
-    collected = [name for name in sets_of(config, given) if name not in config.stores]
-    needing_list = [name for name in collected if _needs_list(config.collect[name])]
-    is_open = any(trajectory.instruction is None for trajectory in experts.trajectories)
-    if not needing_list and not is_open:
-        return
-    info = _first_info(config, experts)
-    if needing_list and info.get("admissible_actions") is None:
-        name = needing_list[0]
-        raise ConfigError(
-            f"{ROOT}.collect.{name}.alternatives={config.collect[name].alternatives!r} needs listed actions, but "
-            f"{config.environment.id} lists no admissible actions (info['admissible_actions'] is missing after reset). "
-            f"Let the environment list them, or use alternatives=policy with unlisted=keep."
-        )
-    if is_open and info.get("task") is None:
-        raise ConfigError(
-            f"{ROOT}.experts={config.experts!r} leaves instructions open, and {config.environment.id} gives none "
-            "(info['task'] is missing after reset). Write them into the expert file; `verl-ee import --goal` takes "
-            "them from the first observations."
-        )
-
-
-def _first_info(config: EarlyExperienceConfig, experts: ExpertFile) -> Info:
-    """Return the info dict after a reset to the task of the first trajectory."""
-    env = make(config.environment.id, config.environment.kwargs)
-    first = experts.trajectories[0]
-    try:
-        return env.reset(seed=first.seed, options={"task": first.task})[1]
-    except Exception as error:  # the environment is somebody else's code
-        raise EnvError(
-            f"{config.environment.id} cannot be reset to task {first.task!r} of the first expert trajectory: "
-            f"{type(error).__name__}: {error}. `verl-ee envs check` tries an environment."
-        ) from error
-    finally:
-        env.close()
-
-
-def _needs_list(config: CollectConfig) -> bool:
-    """Return whether a set of branches takes alternatives from the actions that the environment lists."""
-    if not config.wants_alternatives:
-        return False
-    return config.alternatives != "policy" or config.unlisted == "replace"
 
 
 def check_stores(config: EarlyExperienceConfig, experts: ExpertFile, keys: Collection[str] = SOURCE_KEYS) -> None:

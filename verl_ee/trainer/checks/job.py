@@ -32,7 +32,8 @@ from verl_ee.trainer.actor.reference import anchor_of, check_dtypes, check_meshe
 from verl_ee.trainer.checkpoints import TRACKER, check_actor, check_contents, resumed_from
 from verl_ee.trainer.checks.accelerator import check_accelerator
 from verl_ee.trainer.checks.agents import check_agents
-from verl_ee.trainer.checks.experts import check_alternatives, check_experts, check_own_data, check_stores
+from verl_ee.trainer.checks.experts import check_experts, check_own_data, check_stores
+from verl_ee.trainer.checks.first_state import check_first_state, task_files_of
 from verl_ee.trainer.checks.prompt import prompt_warning
 from verl_ee.trainer.cpu import active
 from verl_ee.trainer.rollout.demonstrations import check_demonstrations
@@ -65,10 +66,9 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
     experts = None
     if needs_experts(early, given):
         experts = check_experts(early)
-        check_alternatives(early, experts, given)
+        unsaid = check_first_state(early, experts, given, task_files_of(config))
         check_stores(early, experts)
-        warning = prompt_warning(early, experts.trajectories[0])
-        if warning:
+        for warning in filter(None, (unsaid, prompt_warning(early, experts.trajectories[0]))):
             logger.warning(warning)
     check_objectives(early, given)
     if early.prices is not None:
