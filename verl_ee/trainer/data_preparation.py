@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from verl_ee.config import CollectConfig, EarlyExperienceConfig, Objective, WriterConfig, built, needs_experts, sets_of
+from verl_ee.errors import BranchError
 from verl_ee.experience.collecting.collection import Collection
 from verl_ee.experience.collecting.completed_experts import completed_experts
 from verl_ee.experience.cost import read_prices
@@ -147,7 +148,11 @@ class DataPreparation:
         proposer = None if is_listed else self._proposer(config)
         prices = None if self.early.prices is None else read_prices(Path(self.early.prices).expanduser())
         logger.info(f"collect {name} begins: {len(trajectories)} trajectories")
-        result = collection.run(proposer, self.early.history_length)
+        try:
+            result = collection.run(proposer, self.early.history_length)
+        except BranchError:
+            self.summary.record_set(name, collection.result, prices)
+            raise
         self.summary.record_set(name, result, prices)
         logger.info(collected_line(name, result))
 
