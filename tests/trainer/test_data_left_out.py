@@ -24,7 +24,9 @@ from verl_ee.objectives.reflection.rationales import read_rationales
 from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.run.folder import RunFolder
+from verl_ee.run.summary import read_summary
 from verl_ee.trainer import data_preparation
+from verl_ee.trainer.data_preparation import DataPreparation
 
 SOLVED_AT = 2
 
@@ -39,8 +41,8 @@ def solved_early() -> ExpertFile:
     return experts
 
 
-def prepared(folder: Path, experts: ExpertFile, **reflection: Any) -> StageData:
-    """The data of a job whose branches have been collected, and whose rationales a rule writes."""
+def preparation(folder: Path, experts: ExpertFile, **reflection: Any) -> DataPreparation:
+    """The preparation of a job whose branches have been collected, and whose rationales a rule writes."""
     folder.mkdir(exist_ok=True)
     write_experts(folder / "experts.jsonl", experts.trajectories)
     written = load_experts(folder / "experts.jsonl", "verl_ee/Household-v0")
@@ -50,7 +52,13 @@ def prepared(folder: Path, experts: ExpertFile, **reflection: Any) -> StageData:
     keys |= {"experts": str(folder / "experts.jsonl"), "stores": {"reflection": str(store)}}
     keys |= {"environment": {"id": "verl_ee/Household-v0"}, "writers": {"mine": {"kind": "endpoint"}}}
     keys["reflection"] = {"writer": "template", "gates": ["length"], **reflection}
-    return recorded_stages(parse(keys), folder / "run", []).preparation.stage_data()
+    made = recorded_stages(parse(keys), folder / "run", []).preparation
+    assert isinstance(made, DataPreparation)
+    return made
+
+
+def prepared(folder: Path, experts: ExpertFile, **reflection: Any) -> StageData:
+    return preparation(folder, experts, **reflection).stage_data()
 
 
 def test_what_comes_after_the_task_was_solved_is_left_out_and_counted(
@@ -91,4 +99,8 @@ def test_a_job_does_not_go_on_with_a_few_rationales_of_a_language_model(
     words = rf"1 of {count} rationales passed .*early_experience.reflection.min_accepted=0.1 of them"
     with pytest.raises(ExampleError, match=words):
         prepared(tmp_path / "strict", experts, writer="mine")
+    # What stopped it can be seen afterwards.
+    reflect = read_summary(RunFolder(tmp_path / "strict" / "run").summary_path).reflect
+    assert reflect is not None
+    assert reflect.gates == {"accepted": 1, "length": count - 1}
     prepared(tmp_path / "lenient", experts, writer="mine", min_accepted=0.0)

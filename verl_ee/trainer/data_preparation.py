@@ -20,7 +20,7 @@ from verl_ee.experience.proposers import LISTED
 from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.store import read_branches
 from verl_ee.objectives.examples import Encoder, Example
-from verl_ee.objectives.reflection.rationales import gate_counts, write_rationales
+from verl_ee.objectives.reflection.rationales import check_accepted, gate_counts, write_rationales
 from verl_ee.objectives.reflection.rejections import rejected_counts
 from verl_ee.objectives.reflection.situations import situations
 from verl_ee.objectives.reflection.state_choice import choose_states
@@ -168,13 +168,13 @@ class DataPreparation:
             logger.info(f"reflect: {choice.line}")
         writer_config = early.writer(config.writer)
         writer = TemplateWriter() if writer_config.kind == "template" else self._writer(config.writer, writer_config)
-        min_accepted = early.min_accepted
-        rationales = write_rationales(self.folder.files, choice.situations, writer, config.gates, min_accepted)
+        rationales = write_rationales(self.folder.files, choice.situations, writer, config.gates)
         gates, seconds = gate_counts(rationales), time.monotonic() - began
         self.summary.record_rationales(gates, seconds)
         rejected = rejected_counts(rationales) or "none"
         accepted = f"{gates.get('accepted', 0)} of {len(rationales)} rationales accepted"
         logger.info(f"reflect: {accepted}, rejected: {rejected} ({seconds:.0f} s)")
+        check_accepted(rationales, early.min_accepted, self.folder.files)
         self.folder.finish("reflect")
 
     def _write_summaries(self, data: StageData) -> None:

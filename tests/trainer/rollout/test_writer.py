@@ -99,7 +99,7 @@ def test_one_writer_writes_summaries_and_rationales(world: World) -> None:
     assert [(item.text, item.writer) for item in summaries] == [(f"Text {number}.", "policy") for number in (1, 2, 3)]
     assert list(read_summaries(world.folder).values()) == ["Text 1.", "Text 2.", "Text 3."]
     states = situations(world.trajectories, world.branches, 8)[:2]
-    rationales = write_rationales(world.folder, states, writer, (), 0.0)
+    rationales = write_rationales(world.folder, states, writer, ())
     assert [(item.text, item.writer) for item in rationales] == [("Text 4.", "policy"), ("Text 5.", "policy")]
     assert client.requested == [
         *(flat(item.prompt) for item in requests),
