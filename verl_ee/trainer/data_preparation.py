@@ -33,6 +33,7 @@ from verl_ee.run.folder import RunFolder
 from verl_ee.run.summary import RunSummary
 from verl_ee.trainer.checks.experts import check_own_data, check_played, experts_of
 from verl_ee.trainer.protocols import SamplingParams, ServerClient, Tokenizer
+from verl_ee.trainer.rollout.context import context_length
 from verl_ee.trainer.rollout.demonstrations import recorded
 from verl_ee.trainer.rollout.proposer import PolicyProposer
 from verl_ee.trainer.rollout.sampler import Sampler, sequences_at_a_time
@@ -228,10 +229,8 @@ class DataPreparation:
         """Return a writer that is a language model: of an endpoint, or the policy of the job."""
         if config.kind == "endpoint":
             return EndpointWriter(config, self.folder.ledger(name))
-        room = self.config.actor_rollout_ref.rollout.max_model_len
-        max_prompt = None if room is None else int(room) - config.max_tokens
-        window = sequences_at_a_time(self.config)
-        return PolicyWriter(self.client(), self.encoder, self.tokenizer, config, self._sampling(), window, max_prompt)
+        window, context = sequences_at_a_time(self.config), context_length(self.config)
+        return PolicyWriter(self.client(), self.encoder, self.tokenizer, config, self._sampling(), window, context)
 
     def _sampling(self) -> SamplingParams:
         rollout = self.config.actor_rollout_ref.rollout

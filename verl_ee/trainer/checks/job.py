@@ -33,6 +33,7 @@ from verl_ee.trainer.checkpoints import TRACKER, check_actor, check_contents, re
 from verl_ee.trainer.checks.accelerator import check_accelerator
 from verl_ee.trainer.checks.experts import check_alternatives, check_experts, check_own_data, check_stores
 from verl_ee.trainer.checks.prompt import prompt_warning
+from verl_ee.trainer.checks.writing import check_context
 from verl_ee.trainer.cpu import active
 from verl_ee.trainer.rollout.demonstrations import check_demonstrations
 from verl_ee.trainer.rollout.sampler import sends_adapter
@@ -69,6 +70,7 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
         if warning:
             logger.warning(warning)
     check_objectives(early, given)
+    check_context(config, map(early.writer, _writers(early, given)))
     if early.prices is not None:
         read_prices(Path(early.prices).expanduser())
     folder = check_folder(config, early)
