@@ -33,7 +33,9 @@ EARLY=(
 )
 if [[ $METHOD == *sr ]]; then LENGTH=96; else LENGTH=32; fi  # tokens: a rationale and an action, or an action
 PROMPT=${PROMPT:-384}; RESPONSE=${RESPONSE:-$LENGTH}; LR=${LR:-5e-4}; GRPO_LR=${GRPO_LR:-1e-4}
-CONTEXT=$((PROMPT + RESPONSE > 512 ? PROMPT + RESPONSE : 512))
+CONTEXT=512
+if [[ $METHOD == *sr && $TINY == 0 ]]; then CONTEXT=2048; fi  # the policy writes texts of up to 1024 tokens
+CONTEXT=$((PROMPT + RESPONSE > CONTEXT ? PROMPT + RESPONSE : CONTEXT))
 stage() {  # a stage of the method, and its epochs
   EARLY+=(
     early_experience.stages."$1".lr="$LR" early_experience.stages."$1".batch_size=16

@@ -110,7 +110,7 @@ def write_missing(
     endpoint = {"url": server.url, "model": MODEL, "key_variable": VARIABLE, "concurrency": 4, "timeout": 30.0}
     keys = {"kind": "endpoint", "endpoint": endpoint | values, "temperature": 0.9, "max_tokens": max_tokens}
     writer = EndpointWriter(WriterConfig.model_validate(keys), folder / "spending.json", pause=0.01)
-    write_rationales(folder, states, writer, STATELESS_GATES, 0.0)
+    write_rationales(folder, states, writer, STATELESS_GATES)
 
 
 def text_in(reply: Reply) -> str:

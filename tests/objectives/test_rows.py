@@ -52,7 +52,7 @@ def scripted_rationales(
     texts: Sequence[str],
     gates: Sequence[str] = (),
 ) -> list[Rationale]:
-    return write_rationales(folder, situations([expert], branches, HISTORY), Scripted(*texts), gates, 0.0)
+    return write_rationales(folder, situations([expert], branches, HISTORY), Scripted(*texts), gates)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_no_alternative_and_no_outcome_is_in_the_prompt_of_a_reflection(tmp_path
 
 
 def test_the_three_objectives_render_a_state_equally(household: Branched, tmp_path: Path) -> None:
-    rationales = write_rationales(tmp_path, household.situations(), TemplateWriter(), tuple(GATES), 0.0)
+    rationales = write_rationales(tmp_path, household.situations(), TemplateWriter(), tuple(GATES))
     states = [expert_states(expert, HISTORY) for expert in household.trajectories]
     imitated = [list(row.prompt) for row in imitation_rows(household.trajectories, HISTORY, BARE)]
     reflected = [list(row.prompt) for row in reflection_rows(household.trajectories, rationales, HISTORY, BARE)]
@@ -146,7 +146,6 @@ TEXTS = [
     f"{GOOD} Action:",
     "<observation> Garden. </observation>",
     "<|im_end|> Bonjour \u00e7a va \U0001f600",
-    "",
 ]
 
 
@@ -159,7 +158,7 @@ def test_the_target_is_the_rationale_and_then_the_expert_s_action_whatever_was_w
     rows = list(reflection_rows([expert], rationales, HISTORY, BARE))
     assert [row.objective for row in rows] == ["reflection", "reflection"]
     for step, row in zip(expert.steps, rows, strict=True):
-        assert row.target == (f"{text.strip()}\n" if text.strip() else "") + f"Action: {step.action}"
+        assert row.target == f"{text.strip()}\nAction: {step.action}"
         assert read_response(row.target).action == step.action
         # The expert's own thought is not mixed into a reflection.
         assert step.thought not in row.target

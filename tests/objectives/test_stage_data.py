@@ -254,7 +254,7 @@ def test_a_rejected_rationale_is_no_example_of_the_stage_and_its_state_is_still_
                 yield item, "No." if item.ref.step == 2 else text
 
     to_explain = situations(world.trajectories, world.branches, 8)
-    write_rationales(world.folder, to_explain, Mixed(), ("length",), 0.0)
+    write_rationales(world.folder, to_explain, Mixed(), ("length",))
     given = config({"reflection": {"objectives": ["reflection", "imitation"]}})
     examples = world.stage_data(given).examples("reflection").examples
     assert by_objective(examples) == {"imitation": 10, "reflection": 8}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.rationale_worlds import Cycle
 from support.stage_worlds import World, config, steps_taken, text_of
 
 from verl_ee.config import EarlyExperienceConfig
@@ -22,7 +23,7 @@ from verl_ee.objectives.summaries import (
     write_summaries,
 )
 from verl_ee.objectives.writing import text_writing
-from verl_ee.objectives.writing.text_writing import TextWriter
+from verl_ee.objectives.writing.text_writing import TextWriter, cut_off
 
 STAGES: dict[str, dict[str, Any]] = {"world_model": {}}
 
@@ -143,6 +144,12 @@ def test_a_branch_without_a_summary_is_left_out_and_counted(world: World, left_o
     prompts = {example.provenance: example.prompt for example in raw}
     assert all(example.prompt == prompts[example.provenance] for example in examples)
     assert steps_taken(data, early, "world_model")[0] == len(learned)
+
+
+def test_a_summary_that_was_cut_off_is_empty_whatever_was_written_of_it(world: World) -> None:
+    requests = summary_requests(world.trajectories, world.branches)[:4]
+    write(world.folder, requests, Cycle(["It opened.", cut_off(64, "It is")]), 0.5)
+    assert list(read_summaries(world.folder).values()) == ["It opened.", ""] * 2
 
 
 @pytest.mark.parametrize(("left_out", "allowed"), [(9, 0.1), (1, 0.0), (80, 1.0)])

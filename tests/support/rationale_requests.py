@@ -74,7 +74,7 @@ def writer_config(server: Endpoint, **changes: object) -> WriterConfig:
 def write_missing(server: Endpoint, states: list[Situation], folder: Path, **changes: object) -> list[Rationale]:
     """Have everything written that has not been, as a command and its repetition do."""
     writer = EndpointWriter(writer_config(server, **changes), folder / LEDGER, pause=0.001)
-    return write_rationales(folder, states, writer, STATELESS_GATES, 0.0)
+    return write_rationales(folder, states, writer, STATELESS_GATES)
 
 
 def refs_of(items: Sequence[Situation] | Sequence[Rationale]) -> list[StateRef]:

@@ -18,6 +18,7 @@ from verl_ee.experience.store import ExecutedBranch, read_branches
 from verl_ee.objectives.reflection.gates import GATES
 from verl_ee.objectives.reflection.situations import Situation, situations
 from verl_ee.objectives.reflection.template_writer import TemplateWriter
+from verl_ee.objectives.writing.text_writing import NoText, RequestT
 from verl_ee.prompts.state import State
 
 HISTORY = 8
@@ -81,6 +82,20 @@ class Scripted:
             yield item, self.texts[item.ref.step % len(self.texts)]
 
 
+class Cycle:
+    """A writer that gives one text after the other, and begins again."""
+
+    kind = "cycle"
+    stop: ExampleError | None = None
+
+    def __init__(self, texts: Sequence[str | NoText]) -> None:
+        self.texts = texts
+
+    def write(self, requests: Sequence[RequestT], /) -> Iterator[tuple[RequestT, str | NoText]]:
+        for index, item in enumerate(requests):
+            yield item, self.texts[index % len(self.texts)]
+
+
 def branch(
     action: str,
     observation: str = "Nothing happens.",
@@ -88,8 +103,9 @@ def branch(
     step: int = 0,
     valid: bool | None = True,
     done: bool = False,
+    outcome_class: str = "",
 ) -> ExecutedBranch:
-    outcome = Outcome(action, observation, valid, done)
+    outcome = Outcome(action, observation, valid, done, outcome_class)
     return ExecutedBranch(StateRef(0, step), proposer, f"key of {action}", outcome)
 
 

@@ -78,7 +78,7 @@ class World:
 
     def write_rationales(self, history_length: int = 8) -> None:
         to_explain = situations(self.trajectories, self.branches, history_length)
-        write_rationales(self.folder, to_explain, TemplateWriter(), (), 0.0)
+        write_rationales(self.folder, to_explain, TemplateWriter(), ())
 
     def stage_data(self, config: EarlyExperienceConfig, max_length: int = 100_000) -> StageData:
         stores = {"world_model": self.store, "reflection": self.store}

@@ -6,13 +6,17 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import hydra
 import pytest
 from omegaconf import OmegaConf
+from support.jobs import ROOT
 from support.rationale_worlds import GOOD
 from support.recording_stages import recorded_stages
 from support.stage_worlds import write_branches
+from transformers import AutoTokenizer
 
 from verl_ee.config import CollectConfig, EnvironmentConfig, parse
 from verl_ee.config.group import compose
@@ -24,9 +28,13 @@ from verl_ee.objectives.reflection.rationales import read_rationales
 from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.run.folder import RunFolder
+from verl_ee.run.summary import read_summary
 from verl_ee.trainer import data_preparation
+from verl_ee.trainer.data_preparation import DataPreparation
 
 SOLVED_AT = 2
+MODEL = ROOT / "examples/tiny_base/model"
+TOKENIZER, POSITIONS = AutoTokenizer.from_pretrained(MODEL), 1024
 
 
 @pytest.fixture
@@ -39,8 +47,8 @@ def solved_early() -> ExpertFile:
     return experts
 
 
-def prepared(folder: Path, experts: ExpertFile, **reflection: Any) -> StageData:
-    """The data of a job whose branches have been collected, and whose rationales a rule writes."""
+def preparation(folder: Path, experts: ExpertFile, **reflection: Any) -> DataPreparation:
+    """The preparation of a job whose branches have been collected, and whose rationales a rule writes."""
     folder.mkdir(exist_ok=True)
     write_experts(folder / "experts.jsonl", experts.trajectories)
     written = load_experts(folder / "experts.jsonl", "verl_ee/Household-v0")
@@ -50,7 +58,13 @@ def prepared(folder: Path, experts: ExpertFile, **reflection: Any) -> StageData:
     keys |= {"experts": str(folder / "experts.jsonl"), "stores": {"reflection": str(store)}}
     keys |= {"environment": {"id": "verl_ee/Household-v0"}, "writers": {"mine": {"kind": "endpoint"}}}
     keys["reflection"] = {"writer": "template", "gates": ["length"], **reflection}
-    return recorded_stages(parse(keys), folder / "run", []).preparation.stage_data()
+    made = recorded_stages(parse(keys), folder / "run", []).preparation
+    assert isinstance(made, DataPreparation)
+    return made
+
+
+def prepared(folder: Path, experts: ExpertFile, **reflection: Any) -> StageData:
+    return preparation(folder, experts, **reflection).stage_data()
 
 
 def test_what_comes_after_the_task_was_solved_is_left_out_and_counted(
@@ -91,4 +105,38 @@ def test_a_job_does_not_go_on_with_a_few_rationales_of_a_language_model(
     words = rf"1 of {count} rationales passed .*early_experience.reflection.min_accepted=0.1 of them"
     with pytest.raises(ExampleError, match=words):
         prepared(tmp_path / "strict", experts, writer="mine")
+    # What stopped it can be seen afterwards.
+    reflect = read_summary(RunFolder(tmp_path / "strict" / "run").summary_path).reflect
+    assert reflect is not None
+    assert reflect.gates == {"accepted": 1, "length": count - 1}
     prepared(tmp_path / "lenient", experts, writer="mine", min_accepted=0.0)
+
+
+class Server:
+    """Stands for a vLLM server of verl: it refuses a prompt that fills the context, and shortens responses to it."""
+
+    async def generate(self, request_id: str, prompt_ids: list[int], sampling_params: dict[str, Any]) -> Any:
+        room = POSITIONS - len(prompt_ids)
+        if room < 1:
+            raise ValueError("need at least 1 token of headroom")
+        prompt = TOKENIZER.decode(prompt_ids)
+        words = TOKENIZER.encode("Dust. " * POSITIONS if "Dust" in prompt else GOOD)
+        return SimpleNamespace(token_ids=words[: min(room, sampling_params["max_tokens"])], stop_reason="completed")
+
+
+def test_the_context_of_a_model_limits_the_texts_of_its_policy(tmp_path: Path) -> None:
+    trajectory = Household().expert_trajectory("train/0")
+    first, second, third, *_ = trajectory.steps
+    steps = (first, replace(second, observation="Dust. " * 50), replace(third, observation="Dust. " * POSITIONS))
+    experts = ExpertFile(Path(), "", (replace(trajectory, steps=steps),))
+    made = preparation(tmp_path, experts, writer="policy", gates=[])
+    overrides = [f"actor_rollout_ref.model.path={MODEL}", "algorithm.adv_estimator=grpo", "trainer.n_gpus_per_node=1"]
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        job = hydra.compose("ppo_trainer", overrides)
+    replace(made, config=job, client=Server).stage_data()
+    rationales = read_rationales(RunFolder(tmp_path / "run").files)
+    assert [item.accepted for item in rationales] == [True, False, False]
+    assert rationales[0].text == GOOD
+    assert rationales[1].reason == "has no end: cut off at max_model_len=1024"
+    assert rationales[1].text.startswith("Dust. Dust.")
+    assert rationales[2].reason.startswith("is empty: its prompt has")

@@ -17,10 +17,11 @@ from transformers import AutoTokenizer
 from verl_ee.config import EarlyExperienceConfig, parse
 from verl_ee.config.group import compose
 from verl_ee.envs.household.env import Household
-from verl_ee.errors import ConfigError
+from verl_ee.errors import BranchError, ConfigError
 from verl_ee.experience.collecting.collection import CollectionResult
 from verl_ee.experience.expert_files import load_experts, write_experts
 from verl_ee.run.folder import RunFolder
+from verl_ee.run.summary import read_summary
 from verl_ee.trainer import data_preparation
 
 
@@ -50,6 +51,23 @@ def test_imitation_learns_what_the_environment_completes_and_a_resume_reads_it(
     assert resumed.examples("imitation").examples == data.examples("imitation").examples
     kept = load_experts(RunFolder(tmp_path / "run").completed_experts, rooms.ID).trajectories
     assert [item.task for item in kept] == ["1", "2"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_a_collection_knew_when_a_budget_stopped_it_is_in_the_summary(tmp_path: Path) -> None:
+    expert = Household().expert_trajectory("train/0")
+    first, second, *others = expert.steps
+    steps = (first, replace(second, observation="Another room."), *others)
+    write_experts(tmp_path / "experts.jsonl", [replace(expert, steps=steps)])
+    early = job("iwm", tmp_path / "experts.jsonl", "verl_ee/Household-v0", collect={"world_model": {"workers": 1}})
+    with pytest.raises(BranchError, match="could not be reached again"):
+        recorded_stages(early, tmp_path / "run", []).preparation.stage_data()
+    kept = read_summary(RunFolder(tmp_path / "run").summary_path).sets["world_model"]
+    assert kept.states == len(steps)
+    assert 0 < kept.mismatches < kept.states
+    assert sum(kept.faults.values()) > 0
+    assert kept.filled == kept.possible > 0
+    assert kept.env_steps > 0
 
 
 def test_branches_of_an_earlier_attempt_are_not_paired_with_other_experts(

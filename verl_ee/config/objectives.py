@@ -100,8 +100,9 @@ class ReflectionConfig(FrozenModel):
     """Choose the K alternatives from each class of outcome in turn. The class is the environment's own
     (`info["outcome_class"]`), else refused, no change or changed."""
     states: tuple[Literal["changed", "unsolved"], ...] = ()
-    """Conditions on the states that get a rationale; none: all states do. `changed`: the expert's action changed the
-    observation. `unsolved`: the task was not solved before it."""
+    """Conditions on the states that get a rationale. States in which the task was solved never do. `changed`: the class
+    of the expert's outcome (see `balanced`) is neither refused nor no change. `unsolved`: it is known that the task was
+    not solved yet; states of which that is not known get none either."""
     writer: str = "policy"
     """Name of the writer. `policy` is the policy of the job (paper, section 4.3), `template` a rule for models too
     small to write; `writers` has the others."""
@@ -114,6 +115,6 @@ class ReflectionConfig(FrozenModel):
         "repeated",
         "grounded",
     )
-    """Gates that a rationale passes before it is learned."""
+    """Gates that a rationale passes before it is learned. One without a word, or cut off, never is."""
     min_accepted: Fraction | None = None
     """Share of the rationales that must pass; below it the run stops. null: 0.1, or 0 for a template."""

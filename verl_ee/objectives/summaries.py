@@ -140,7 +140,7 @@ def write_summaries(
     path = folder / SUMMARIES_FILE
 
     def record(request: SummaryRequest, text: str, cause: str) -> Summary:
-        return Summary(request.transition, text, writer.kind)
+        return Summary(request.transition, "" if cause else text, writer.kind)
 
     summaries = write_missing_texts(path, SUMMARY_SCHEMA, Summary, requests, writer, record)
     empty = sum(summary.is_empty for summary in summaries)

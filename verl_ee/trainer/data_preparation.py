@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from verl_ee.config import CollectConfig, EarlyExperienceConfig, Objective, WriterConfig, built, needs_experts, sets_of
+from verl_ee.errors import BranchError
 from verl_ee.experience.collecting.collection import Collection
 from verl_ee.experience.collecting.completed_experts import completed_experts
 from verl_ee.experience.cost import read_prices
@@ -19,7 +20,7 @@ from verl_ee.experience.proposers import LISTED
 from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.store import read_branches
 from verl_ee.objectives.examples import Encoder, Example
-from verl_ee.objectives.reflection.rationales import gate_counts, write_rationales
+from verl_ee.objectives.reflection.rationales import check_accepted, gate_counts, write_rationales
 from verl_ee.objectives.reflection.rejections import rejected_counts
 from verl_ee.objectives.reflection.situations import situations
 from verl_ee.objectives.reflection.state_choice import choose_states
@@ -32,6 +33,7 @@ from verl_ee.run.folder import RunFolder
 from verl_ee.run.summary import RunSummary
 from verl_ee.trainer.checks.experts import check_own_data, check_played, experts_of
 from verl_ee.trainer.protocols import SamplingParams, ServerClient, Tokenizer
+from verl_ee.trainer.rollout.context import context_length
 from verl_ee.trainer.rollout.demonstrations import recorded
 from verl_ee.trainer.rollout.proposer import PolicyProposer
 from verl_ee.trainer.rollout.sampler import Sampler, sequences_at_a_time
@@ -147,7 +149,11 @@ class DataPreparation:
         proposer = None if is_listed else self._proposer(config)
         prices = None if self.early.prices is None else read_prices(Path(self.early.prices).expanduser())
         logger.info(f"collect {name} begins: {len(trajectories)} trajectories")
-        result = collection.run(proposer, self.early.history_length)
+        try:
+            result = collection.run(proposer, self.early.history_length)
+        except BranchError:
+            self.summary.record_set(name, collection.result, prices)
+            raise
         self.summary.record_set(name, result, prices)
         logger.info(collected_line(name, result))
 
@@ -163,13 +169,13 @@ class DataPreparation:
             logger.info(f"reflect: {choice.line}")
         writer_config = early.writer(config.writer)
         writer = TemplateWriter() if writer_config.kind == "template" else self._writer(config.writer, writer_config)
-        min_accepted = early.min_accepted
-        rationales = write_rationales(self.folder.files, choice.situations, writer, config.gates, min_accepted)
+        rationales = write_rationales(self.folder.files, choice.situations, writer, config.gates)
         gates, seconds = gate_counts(rationales), time.monotonic() - began
         self.summary.record_rationales(gates, seconds)
         rejected = rejected_counts(rationales) or "none"
         accepted = f"{gates.get('accepted', 0)} of {len(rationales)} rationales accepted"
         logger.info(f"reflect: {accepted}, rejected: {rejected} ({seconds:.0f} s)")
+        check_accepted(rationales, early.min_accepted, self.folder.files)
         self.folder.finish("reflect")
 
     def _write_summaries(self, data: StageData) -> None:
@@ -223,10 +229,8 @@ class DataPreparation:
         """Return a writer that is a language model: of an endpoint, or the policy of the job."""
         if config.kind == "endpoint":
             return EndpointWriter(config, self.folder.ledger(name))
-        room = self.config.actor_rollout_ref.rollout.max_model_len
-        max_prompt = None if room is None else int(room) - config.max_tokens
-        window = sequences_at_a_time(self.config)
-        return PolicyWriter(self.client(), self.encoder, self.tokenizer, config, self._sampling(), window, max_prompt)
+        window, context = sequences_at_a_time(self.config), context_length(self.config)
+        return PolicyWriter(self.client(), self.encoder, self.tokenizer, config, self._sampling(), window, context)
 
     def _sampling(self) -> SamplingParams:
         rollout = self.config.actor_rollout_ref.rollout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,19 +13,31 @@ from verl_ee.objectives.reflection.situations import Situation, situations
 from verl_ee.objectives.reflection.state_choice import choose_states
 
 
-def walk(*solved: bool | None, changed: str = "") -> list[Situation]:
+def walk(
+    *solved: bool | None, changed: str = "", refused: Collection[int] = (), classes: Sequence[str] = ()
+) -> list[Situation]:
     """The states of an expert who says in which of them the task was solved.
 
     Args:
         solved: one per state.
         changed: `y` for each state whose observation the expert's action changes, `n` for the others.
+        refused: states in which the environment refuses the action.
+        classes: class that the environment gives each outcome; none: it gives none.
     """
     actions = [f"go {number}" for number in range(len(solved))]
     expert = trajectory(*actions)
     steps = [replace(step, solved=known) for step, known in zip(expert.steps, solved, strict=True)]
     outcomes = ["Elsewhere." if kind == "y" else f"Room {number}." for number, kind in enumerate(changed or "y" * 9)]
     branches = [
-        branch(action, outcomes[number], proposer="expert", step=number) for number, action in enumerate(actions)
+        branch(
+            action,
+            outcomes[number],
+            proposer="expert",
+            step=number,
+            valid=number not in refused,
+            outcome_class=classes[number] if classes else "",
+        )
+        for number, action in enumerate(actions)
     ]
     return situations([replace(expert, steps=tuple(steps))], branches, HISTORY)
 
@@ -51,14 +64,29 @@ def test_states_whose_action_changes_nothing_are_left_out_on_demand() -> None:
     )
 
 
-def test_it_is_said_where_nobody_knows_whether_a_state_was_solved() -> None:
+def test_what_changed_is_for_the_class_of_the_outcome_to_say() -> None:
+    states = walk(None, None, None, changed="yyn", refused=[1])
+    assert [item.ref.step for item in choose_states(states, ("changed",)).situations] == [0]
+    # A world that says it itself.
+    states = walk(None, None, None, None, changed="nyyn", classes=["moved", "no change", "refused", "no change"])
+    choice = choose_states(states, ("changed",))
+    assert [item.ref.step for item in choice.situations] == [0]
+    assert choice.left_out == {"the expert's action changed nothing": 3}
+
+
+def test_states_of_which_nobody_knows_whether_the_task_was_solved_are_left_out_on_demand() -> None:
     choice = choose_states(walk(None, False, True, None), ("unsolved",))
-    assert [item.ref.step for item in choice.situations] == [0, 1, 3]
-    assert choice.line.endswith("; 2 states stay, though nobody knows whether the task was solved in them")
+    assert [item.ref.step for item in choice.situations] == [1]
+    assert choice.line == (
+        "3 of 4 states get no rationale: 2 because nobody knows whether the task was solved, "
+        "1 because the task was solved already"
+    )
     assert choose_states(walk(False, False), ("unsolved",)).line == ""
 
 
-@pytest.mark.parametrize(("solved", "changed", "conditions"), [(True, "yy", ()), (None, "nn", ("changed",))])
+@pytest.mark.parametrize(
+    ("solved", "changed", "conditions"), [(True, "yy", ()), (None, "nn", ("changed",)), (None, "yy", ("unsolved",))]
+)
 def test_conditions_that_leave_nothing_are_refused(
     solved: bool | None, changed: str, conditions: tuple[str, ...]
 ) -> None:

@@ -32,7 +32,7 @@ def test_what_the_rule_writes_about_households_passes_every_gate(size: str, k: i
     trajectories = [Household(size).expert_trajectory(task) for task in TASKS]
     write_here(tmp_path, lambda: Household(size), trajectories, max(k, 1))
     to_explain = situations(trajectories, read_branches(tmp_path), HISTORY, k)
-    rationales = write_rationales(tmp_path, to_explain, TemplateWriter(), tuple(GATES), 0.0)
+    rationales = write_rationales(tmp_path, to_explain, TemplateWriter(), tuple(GATES))
     assert [(item.gate, item.reason, item.text) for item in rationales if not item.accepted] == []
     assert len(rationales) == sum(len(item.steps) for item in trajectories)
     # A long rationale takes weight from the action, and has to fit into a response.

@@ -40,6 +40,7 @@ from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.writing.endpoint import EndpointWriter
 
 SLOW = ("silent", "trickle")
+CUT = f"cut off at max_tokens={MAX_TOKENS}"
 
 
 # A server that works
@@ -90,22 +91,23 @@ def test_no_limit_of_the_client_library_holds_requests_back(
 
 
 @pytest.mark.parametrize(
-    ("reply", "text", "cause"),
+    ("reply", "text", "reason"),
     [
-        (completion(None), "", ": the server's answer has no text"),
-        (completion(TEXT, finish_reason="length"), "", f": cut off at max_tokens={MAX_TOKENS}"),
+        (completion(None), "", "is empty: the server's answer has no text"),
+        (completion(None, finish_reason="length"), "", f"is empty: {CUT}"),
+        (completion(f"{KEY} {TEXT}", finish_reason="length"), f"*** {TEXT}", f"has no end: {CUT}"),
         (
             completion(TEXT, finish_reason="content_filter"),
-            "",
-            ": the server ended it with finish_reason='content_filter'",
+            TEXT,
+            "has no end: the server ended it with finish_reason='content_filter'",
         ),
-        (completion(message={"role": "assistant"}), "", ": the server's answer has no text"),
+        (completion(message={"role": "assistant"}), "", "is empty: the server's answer has no text"),
         (
             completion(message={"role": "assistant", "content": {"text": TEXT}}),
             "",
-            ": the server's answer has no text",
+            "is empty: the server's answer has no text",
         ),
-        (completion(" "), "", ""),
+        (completion(" "), "", "is empty"),
         (completion(TEXT, usage=None), TEXT, ""),
         (completion(TEXT, usage={"prompt_tokens": "many", "completion_tokens": -5}), TEXT, ""),
         (completion(TEXT, usage="much"), TEXT, ""),
@@ -114,12 +116,12 @@ def test_no_limit_of_the_client_library_holds_requests_back(
     ],
 )
 def test_an_odd_answer_is_an_answer(
-    reply: Reply, text: str, cause: str, server: Endpoint, states: list[Situation], tmp_path: Path
+    reply: Reply, text: str, reason: str, server: Endpoint, states: list[Situation], tmp_path: Path
 ) -> None:
     server.script = fails_for(states[1:2], reply)
     written = write_missing(server, states, tmp_path)
     assert [item.text for item in written] == [text if index == 1 else TEXT for index in range(len(states))]
-    assert (written[1].gate, written[1].reason) == (("", "") if text else ("length", f"is empty{cause}"))
+    assert (written[1].gate, written[1].reason) == ("length" if reason else "", reason)
     assert server.asked.total() == len(states)
     assert read_rationales(tmp_path) == written
 
@@ -199,7 +201,7 @@ def test_a_server_says_how_long_to_wait(
 def test_the_pauses_grow(pauses: list[float], server: Endpoint, states: list[Situation], tmp_path: Path) -> None:
     server.script = fails_for(states[:1], refusal(503), times=9)
     config = writer_config(server, retries=9)
-    write_rationales(tmp_path, states[:1], EndpointWriter(config), (), 0.0)
+    write_rationales(tmp_path, states[:1], EndpointWriter(config), ())
     assert len(pauses) == 9
     assert all(0.75 * most <= pause <= most for pause, most in zip(pauses, (0.5, 1, 2, 4, 8, 16, 32), strict=False))
     assert max(pauses) <= 60.0

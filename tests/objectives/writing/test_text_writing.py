@@ -36,14 +36,14 @@ def test_a_writer_that_was_killed_goes_on_and_writes_nothing_twice(
     first, second, third = Scripted(GOOD, "No.", dies_at=7), Scripted(GOOD, "No.", dies_at=9), Scripted(GOOD, "No.")
     for writer, expected in ((first, refs[:7]), (second, refs[7:16])):
         with pytest.raises(KeyboardInterrupt):
-            write_rationales(tmp_path / "killed", twenty, writer, STATELESS_GATES, 0.0)
+            write_rationales(tmp_path / "killed", twenty, writer, STATELESS_GATES)
         assert writer.requested == expected
         # What is not whole does not look as if it were.
         with pytest.raises(StoreError, match="missing"):
             read_rationales(tmp_path / "killed")
-    resumed = write_rationales(tmp_path / "killed", twenty, third, STATELESS_GATES, 0.0)
+    resumed = write_rationales(tmp_path / "killed", twenty, third, STATELESS_GATES)
     assert third.requested == refs[16:]
-    straight = write_rationales(tmp_path / "straight", twenty, Scripted(GOOD, "No."), STATELESS_GATES, 0.0)
+    straight = write_rationales(tmp_path / "straight", twenty, Scripted(GOOD, "No."), STATELESS_GATES)
     assert resumed == straight
     assert (tmp_path / "killed" / RATIONALES_FILE).read_bytes() == (
         tmp_path / "straight" / RATIONALES_FILE
@@ -62,7 +62,7 @@ def test_a_kill_without_warning_loses_less_than_a_part(
                 on_disk.append(sum(len(read_table(path, RATIONALE_SCHEMA)) for path in tmp_path.rglob("*.parquet")))
                 yield pair
 
-    write_rationales(tmp_path, twenty, Watching(), (), 0.0)
+    write_rationales(tmp_path, twenty, Watching(), ())
     assert on_disk == [6 * (number // 6) for number in range(20)]
 
 
@@ -72,9 +72,9 @@ def test_a_writer_that_stops_keeps_what_it_wrote_and_the_next_one_writes_the_res
     refs = [item.ref for item in twenty]
     first, second = Scripted(GOOD, "No.", stops_at=9), Scripted(GOOD, "No.")
     with pytest.raises(ExampleError, match=r"That is enough\. 11 of 20 texts"):
-        write_rationales(tmp_path, twenty, first, STATELESS_GATES, 0.0)
+        write_rationales(tmp_path, twenty, first, STATELESS_GATES)
     assert first.requested == refs[:9]
-    written = write_rationales(tmp_path, twenty, second, STATELESS_GATES, 0.0)
+    written = write_rationales(tmp_path, twenty, second, STATELESS_GATES)
     assert second.requested == refs[9:]
     assert [item.ref for item in written] == refs
 
@@ -83,9 +83,9 @@ def test_rationales_come_in_the_order_of_the_situations_whatever_was_written_fir
     twenty: list[Situation], tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        write_rationales(tmp_path, twenty[10:], Scripted(GOOD, dies_at=5), (), 0.0)
+        write_rationales(tmp_path, twenty[10:], Scripted(GOOD, dies_at=5), ())
     writer = Scripted(GOOD)
-    everything = write_rationales(tmp_path, twenty, writer, (), 0.0)
+    everything = write_rationales(tmp_path, twenty, writer, ())
     assert [item.ref for item in everything] == [item.ref for item in twenty]
     assert len(writer.requested) == 15
 
@@ -96,4 +96,4 @@ def test_a_writer_that_leaves_requests_out_is_refused(twenty: list[Situation], t
             yield from list(super().write(situations))[:-1]
 
     with pytest.raises(ExampleError, match=r"'template' gave no text for 1 of 4 requests"):
-        write_rationales(tmp_path, twenty[:4], Lazy(), STATELESS_GATES, 0.0)
+        write_rationales(tmp_path, twenty[:4], Lazy(), STATELESS_GATES)

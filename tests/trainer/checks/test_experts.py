@@ -74,7 +74,7 @@ def test_rationales_of_other_experts_are_not_learned(
     overrides: list[str], folder: RunFolder, tmp_path: Path, killed: bool
 ) -> None:
     """Also where the branches are given, and those of the other experts by now."""
-    job = ["+early_experience=sr", *overrides[1:], FORCE]
+    job = ["+early_experience=sr", *overrides[1:], "early_experience.reflection.writer=template", FORCE]
     experts = load_experts(tmp_path / "experts.jsonl", HOUSEHOLD.id)
     completed_experts(folder.files, experts, HOUSEHOLD, CollectConfig())
     path = folder.files / RATIONALES_FILE

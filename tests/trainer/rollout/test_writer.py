@@ -29,7 +29,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path, 4, 2, 1)
 
 
-MAX_TOKENS = 20
+MAX_TOKENS, CONTEXT = 20, 100_000
 EOS, IM_END, TURN_END = 0, 1, 2
 """Tokens that end a response: the tokenizer's, one of its control tokens, and one that it knows nothing of."""
 
@@ -44,7 +44,7 @@ class Client:
         stop_reason: as verl's vLLM servers say it, whether or not a response has an end.
     """
 
-    cut: int = 10_000
+    cut: int = 100_000
     end: int | None = EOS
     stop_reason: str | None = "completed"
     requested: list[str] = field(default_factory=list)
@@ -77,9 +77,9 @@ class Tokenizer:
         return "".join(self.convert_ids_to_tokens(number) for number in ids if number not in (EOS, TURN_END))
 
 
-def policy(client: Client, max_prompt: int | None = None, eos: int | None = EOS) -> PolicyWriter:
+def policy(client: Any, context: int = CONTEXT, eos: int | None = EOS) -> PolicyWriter:
     config = WriterConfig(kind="policy", temperature=0.3, max_tokens=MAX_TOKENS)
-    return PolicyWriter(client, ENCODER, Tokenizer(eos), config, {"top_p": 0.8}, WINDOW, max_prompt)
+    return PolicyWriter(client, ENCODER, Tokenizer(eos), config, {"top_p": 0.8}, WINDOW, context)
 
 
 def texts(writer: PolicyWriter, requests: Sequence[Any]) -> list[str | NoText]:
@@ -99,7 +99,7 @@ def test_one_writer_writes_summaries_and_rationales(world: World) -> None:
     assert [(item.text, item.writer) for item in summaries] == [(f"Text {number}.", "policy") for number in (1, 2, 3)]
     assert list(read_summaries(world.folder).values()) == ["Text 1.", "Text 2.", "Text 3."]
     states = situations(world.trajectories, world.branches, 8)[:2]
-    rationales = write_rationales(world.folder, states, writer, (), 0.0)
+    rationales = write_rationales(world.folder, states, writer, ())
     assert [(item.text, item.writer) for item in rationales] == [("Text 4.", "policy"), ("Text 5.", "policy")]
     assert client.requested == [
         *(flat(item.prompt) for item in requests),
@@ -111,14 +111,50 @@ def test_one_writer_writes_summaries_and_rationales(world: World) -> None:
 def test_what_is_cut_off_and_what_is_too_long_to_ask_gives_no_text(world: World) -> None:
     requests = summary_requests(world.trajectories, world.branches)[:3]
     requests[1] = replace(requests[1], outcome=replace(requests[1].outcome, observation="A long page. " * 100))
-    cut = NoText(f"cut off at max_tokens={MAX_TOKENS}")
+    cut = NoText(f"cut off at max_tokens={MAX_TOKENS}", "Text 2.xxxxxxxxxxxxx")
     assert texts(policy(Client(cut=1000)), requests) == ["Text 1.", cut, "Text 3."]
     client = Client()
-    first, unasked, last = texts(policy(client, max_prompt=1000), requests)
+    first, unasked, last = texts(policy(client, context=1001), requests)
     assert (first, last) == ("Text 1.", "Text 2.")
     length = len(letters(requests[1].prompt))
     assert unasked == NoText(f"its prompt has {length} tokens, and the servers take 1000")
     assert len(client.requested) == 2
+
+
+@dataclass
+class Endless:
+    """Stands for a vLLM server of verl under a model that ends nothing: it shortens responses to fit the context.
+
+    Args:
+        context: tokens of a prompt and its response together.
+        end: last token of each response.
+    """
+
+    context: int
+    end: int = ord("x")
+
+    async def generate(self, request_id: str, prompt_ids: list[int], sampling_params: dict[str, Any]) -> Any:
+        room = self.context - len(prompt_ids)
+        if room < 1:
+            raise ValueError("need at least 1 token of headroom")
+        ids = [ord("x")] * (min(sampling_params["max_tokens"], room) - 1)
+        return SimpleNamespace(token_ids=[*ids, self.end], stop_reason="completed")
+
+
+@pytest.mark.parametrize("room", [0, 1, 5, MAX_TOKENS - 1, MAX_TOKENS])
+def test_what_the_rest_of_the_context_cuts_off_is_no_text(room: int, world: World) -> None:
+    requests = summary_requests(world.trajectories, world.branches)[:1]
+    length = len(letters(requests[0].prompt))
+    context = length + room
+    (written,) = texts(policy(Endless(context), context), requests)
+    if room == 0:
+        assert written == NoText(f"its prompt has {length} tokens, and the servers take {length - 1}")
+    elif room < MAX_TOKENS:
+        assert written == NoText(f"cut off at max_model_len={context}", "x" * room)
+    else:
+        assert written == NoText(f"cut off at max_tokens={MAX_TOKENS}", "x" * MAX_TOKENS)
+    if room:
+        assert texts(policy(Endless(context, EOS), context), requests) == ["x" * (min(room, MAX_TOKENS) - 1)]
 
 
 @pytest.mark.parametrize("eos", [EOS, 999, None], ids=["right", "wrong", "none"])
@@ -140,7 +176,9 @@ def test_a_response_that_fills_all_its_tokens_has_ended_with_an_end_token_alone(
             return SimpleNamespace(token_ids=[*[ord("x")] * (MAX_TOKENS - 1), end], stop_reason="completed")
 
     written = texts(policy(Full()), summary_requests(world.trajectories, world.branches)[:1])
-    assert written == ["x" * (MAX_TOKENS - 1) if whole else NoText(f"cut off at max_tokens={MAX_TOKENS}")]
+    all_but_the_last = "x" * (MAX_TOKENS - 1)
+    cut = NoText(f"cut off at max_tokens={MAX_TOKENS}", f"{all_but_the_last}.")
+    assert written == [all_but_the_last if whole else cut]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +191,8 @@ def test_a_response_that_fills_all_its_tokens_has_ended_with_an_end_token_alone(
 )
 def test_a_response_that_its_server_broke_off_gives_no_text(reason: str, cause: str, world: World) -> None:
     requests = summary_requests(world.trajectories, world.branches)[:1]
-    assert texts(policy(Client(end=None, stop_reason=reason)), requests) == [NoText(cause)]
+    for end in (None, EOS, IM_END):
+        assert texts(policy(Client(end=end, stop_reason=reason)), requests) == [NoText(cause, "Text 1.")]
     assert texts(policy(Client(end=None, stop_reason="stop")), requests) == ["Text 1."]
 
 
@@ -161,6 +200,6 @@ def test_the_policy_is_asked_through_the_encoder_of_its_rollouts(world: World) -
     encoded: list[list[Message]] = []
     encoder = Encoder(lambda messages: encoded.append(messages) or [1], list)  # type: ignore[func-returns-value]
     (request, *_) = summary_requests(world.trajectories, world.branches)
-    writer = PolicyWriter(Client(), encoder, Tokenizer(), WriterConfig(kind="policy"), {}, WINDOW)
+    writer = PolicyWriter(Client(), encoder, Tokenizer(), WriterConfig(kind="policy"), {}, WINDOW, CONTEXT)
     list(writer.write([request]))
     assert encoded == [request.prompt]

@@ -41,7 +41,7 @@ PIECES_PER_WORKER = 2
 
 @dataclass
 class CollectionResult:
-    """The numbers of a finished collection.
+    """The numbers of a collection.
 
     Attributes:
         states: states of the expert file.
@@ -78,6 +78,7 @@ class Collection:
     Attributes:
         plan: what is executed.
         closed: whether the folder holds the finished result already.
+        result: the numbers of `run`, also where it raises: those of alternatives are then of the states decided so far.
     """
 
     def __init__(
@@ -111,6 +112,8 @@ class Collection:
         self._failures = Failures(config, environment.id, self.plan.states)
         self._shares = AlternativeShares(config)
         self._flushed = time.monotonic()
+        self._usage = self._journal.usage
+        self.result = CollectionResult(states=self.plan.states)
 
     def run(self, proposer: Proposer | None = None, history_length: int = 0, quiet: bool = False) -> CollectionResult:
         """Execute the actions whose outcome is not known, write both tables, and return the numbers.
@@ -127,31 +130,24 @@ class Collection:
         from verl_ee.experience.branching.workers import WorkerPool
 
         began = time.monotonic()
-        usage = self._journal.usage
         queue = ProposalQueue(self.plan, self._shares, proposer, history_length)
-        units = self.plan.work_units(queue.decided)
-        restore, start_seconds, trial_usage = "", 0.0, Usage()
-        if units or queue.active:
-            pool = WorkerPool(self._environment, self._config, self.plan.trajectories[0], self.plan.states)
-            restore, start_seconds, trial_usage = pool.restore, time.monotonic() - began, pool.trial_usage
-            usage += trial_usage
-            try:
-                usage += self._execute(pool, units, queue, quiet)
-            finally:
-                pool.close()
-                queue.close()
-                self._flush()
-                self._failures.count(pool.worker_losses)
-        result = self._close()
-        result.restore, result.start_seconds, result.trial_usage = restore, start_seconds, trial_usage
-        result.cost = Cost(
-            env_steps=usage.env_steps,
-            resets=usage.resets,
-            prompt_tokens=queue.prompt_tokens,
-            completion_tokens=queue.completion_tokens,
-            seconds=round(time.monotonic() - began, 3),
-            bytes=self._folder.bytes,
-        )
+        units, result = self.plan.work_units(queue.decided), self.result
+        try:
+            if units or queue.active:
+                pool = WorkerPool(self._environment, self._config, self.plan.trajectories[0], self.plan.states)
+                result.restore, result.trial_usage = pool.restore, pool.trial_usage
+                result.start_seconds = time.monotonic() - began
+                self._usage += pool.trial_usage
+                try:
+                    self._execute(pool, units, queue, quiet)
+                finally:
+                    pool.close()
+                    queue.close()
+                    self._flush()
+                    self._failures.count(pool.worker_losses)
+            self._close()
+        finally:
+            self._count(queue, time.monotonic() - began)
         return result
 
     def _open(self) -> str:
@@ -164,9 +160,8 @@ class Collection:
             return ""
         return self._folder.open_run(self._provenance, sharing_key)
 
-    def _execute(self, pool: WorkerPool, units: Sequence[WorkUnit], queue: ProposalQueue, quiet: bool) -> Usage:
-        """Keep workers and proposer busy until every state has its result, and return the usage."""
-        usage = Usage()
+    def _execute(self, pool: WorkerPool, units: Sequence[WorkUnit], queue: ProposalQueue, quiet: bool) -> None:
+        """Keep workers and proposer busy until every state has its result."""
         pieces = deque(self._pieces(units, pool))
         left = sum(len(unit.requests) for unit in units) + queue.states
         with progress_bar(self.plan.states, "collect", "state", self.plan.states - left, disable=quiet) as bar:
@@ -183,7 +178,7 @@ class Collection:
                 if not pieces and not pool.busy:
                     continue
                 for result in pool.results(POLL_SECONDS if queue.active else FLUSH_SECONDS):
-                    usage += result.usage
+                    self._usage += result.usage
                     self._take(result)
                     bar.update(1)
                 pieces.extend(pool.unfinished_units)
@@ -192,7 +187,6 @@ class Collection:
                     self._flush()
                     bar.set_postfix(faults=self._failures.kinds.total(), refresh=False)
                 self._failures.check(self.plan.states * (self._config.k + 1))
-        return usage
 
     def _pieces(self, units: Sequence[WorkUnit], pool: WorkerPool) -> list[WorkUnit]:
         return split_work(units, pool.restore, pool.size, self._config.k)
@@ -226,7 +220,7 @@ class Collection:
         self._journal.flush()
         self._flushed = time.monotonic()
 
-    def _close(self) -> CollectionResult:
+    def _close(self) -> None:
         """Write the tables of everything that has an outcome, and remove the parts."""
         lost = self._failures.lost
         for ref in self.plan.refs():
@@ -235,22 +229,34 @@ class Collection:
                     self._failures.add_conflict(ref, action, self.plan.conflict(ref, action))
                     self._failures.add_unshared_action(ref, action)
         tables = result_tables(self.plan, self._cache, lost.keys())
+        self.result.transitions, self.result.branches = len(tables.transitions), len(tables.branches)
+        if self._shared:
+            self.result.reused = len(tables.transitions.keys() & self._cache.known_at_start)
         self._failures.check(tables.actions)
-        counts = sum((self.plan.counts(ref) for ref in self.plan.refs() if ref not in lost), AlternativeCounts())
-        self._shares.check(counts)
+        self._shares.check(self._alternatives)
         write_store(self._folder.path, tables.transitions.values(), tables.branches, self._provenance)
         if self._shared:
             self._cache.parts.join()
         self._folder.remove_parts()
-        return CollectionResult(
-            states=self.plan.states,
-            transitions=len(tables.transitions),
-            branches=len(tables.branches),
-            reused=len(tables.transitions.keys() & self._cache.known_at_start) if self._shared else 0,
-            lost=len(lost),
-            failed=len(self._failures.failed),
-            faults=dict(sorted(self._failures.kinds.items())),
-            alternatives=counts,
+
+    @property
+    def _alternatives(self) -> AlternativeCounts:
+        """Counts over the states that have been decided, and are not lost."""
+        decided = self.plan.proposals.keys() - self._failures.lost.keys()
+        return sum(map(self.plan.counts, decided), AlternativeCounts())
+
+    def _count(self, queue: ProposalQueue, seconds: float) -> None:
+        """Put everything into the result that is known at the end, whether the collection is whole or not."""
+        result, failures = self.result, self._failures
+        result.lost, result.failed = len(failures.lost), len(failures.failed)
+        result.faults, result.alternatives = dict(sorted(failures.kinds.items())), self._alternatives
+        result.cost = Cost(
+            env_steps=self._usage.env_steps,
+            resets=self._usage.resets,
+            prompt_tokens=queue.prompt_tokens,
+            completion_tokens=queue.completion_tokens,
+            seconds=round(seconds, 3),
+            bytes=self._folder.bytes,
         )
 
 

@@ -63,8 +63,9 @@ class CollectionFolder:
 
     @property
     def bytes(self) -> int:
-        """Size of both tables of the result."""
-        return sum((self.path / name).stat().st_size for name in (TRANSITIONS, BRANCHES))
+        """Size of the tables of the result that are written."""
+        paths = [self.path / name for name in (TRANSITIONS, BRANCHES)]
+        return sum(path.stat().st_size for path in paths if path.exists())
 
     def read_provenance(self) -> dict[str, str] | None:
         """Return what identifies the collection in the folder, finished or not; None if there is none.

@@ -15,8 +15,8 @@ from verl_ee.objectives.reflection.grounding import ungrounded
 
 MIN_WORDS, MAX_WORDS = 8, 500
 """Length of a rationale; the upper bound is the soft cap of the release."""
-EMPTY = "is empty"
-"""Reason for which a rationale without a word is rejected."""
+EMPTY, ENDLESS = "is empty", "has no end"
+"""Reasons for which a rationale without a word, and one that its writer did not end, are rejected by any gates."""
 COPIED_WORDS = 6
 """Consecutive words of an outcome that a rationale has from nowhere else, even if it only expects them."""
 REPEATED_WORDS = 4
@@ -56,7 +56,7 @@ class RationaleDraft:
 
 def length(draft: RationaleDraft) -> str:
     """Reject an empty, very short or over-long rationale."""
-    words = sum(any(map(str.isalnum, word)) for word in draft.text.split())
+    words = _word_count(draft.text)
     if words == 0:
         return EMPTY
     if words < MIN_WORDS:
@@ -159,6 +159,25 @@ def first_rejection(draft: RationaleDraft, gates: Sequence[str] = tuple(GATES)) 
         if reason:
             return name, reason
     return "", ""
+
+
+def no_text(text: str, cause: str) -> str:
+    """Return why a text is no rationale, whatever gates are asked: it has no word, or its writer did not end it.
+
+    Args:
+        text: as it was written.
+        cause: why there is no more of it, or empty.
+
+    Returns:
+        The reason, or an empty text.
+    """
+    if _word_count(text):
+        return f"{ENDLESS}: {cause}" if cause else ""
+    return f"{EMPTY}: {cause}" if cause else EMPTY
+
+
+def _word_count(text: str) -> int:
+    return sum(any(map(str.isalnum, word)) for word in text.split())
 
 
 def _first_invisible_match(pattern: re.Pattern[str], draft: RationaleDraft) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pyarrow as pa
 from verl_ee.errors import ExampleError
 from verl_ee.experience.files.parquet import TableRow, read_table
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.objectives.reflection.gates import EMPTY, GATES, RationaleDraft, first_rejection
+from verl_ee.objectives.reflection.gates import GATES, RationaleDraft, first_rejection, no_text
 from verl_ee.objectives.reflection.rejections import too_few
 from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.writing.text_writing import TextWriter, write_missing_texts
@@ -38,7 +38,7 @@ class Rationale:
 
     Attributes:
         ref: position of the state that it was written for.
-        text: the rationale.
+        text: the rationale, or what was written of it.
         writer: kind of the writer: `policy`, `endpoint` or `template`.
         transitions: keys of the transitions that it rests on.
         gate: the gate that rejected it, or empty.
@@ -86,7 +86,6 @@ def write_rationales(
     situations: Sequence[Situation],
     writer: TextWriter[Situation],
     gates: Sequence[str],
-    min_accepted: float,
 ) -> list[Rationale]:
     """Have a rationale written for every situation that has none yet, judge them, and write all into one file.
 
@@ -94,25 +93,40 @@ def write_rationales(
         folder: folder of `reflections.parquet`; the parts that a killed run left in it are taken up.
         situations: all of them.
         writer: writer of rationales.
-        gates: names of the gates that a rationale must pass.
-        min_accepted: share that must pass.
+        gates: names of the gates that a rationale must pass; one that its writer did not end, or that has no word, is
+            rejected anyway.
 
     Returns:
         All of them, in the order of the situations.
 
     Raises:
-        ExampleError: if fewer passed; the file with every reason is written before.
+        ExampleError: if the writer stopped, or left texts out; earlier ones are kept.
         StoreError: if a file of an earlier run cannot be read.
     """
-    path = folder / RATIONALES_FILE
 
     def judge(situation: Situation, text: str, cause: str) -> Rationale:
-        rationale = _judged(situation, text, writer.kind, gates)
-        return replace(rationale, reason=f"{EMPTY}: {cause}") if cause and rationale.reason == EMPTY else rationale
+        reason = no_text(text, cause)
+        gate, reason = ("length", reason) if reason else first_rejection(_draft(situation, text), gates)
+        return Rationale(situation.ref, text, writer.kind, situation.transitions, gate, reason)
 
-    rationales = write_missing_texts(path, RATIONALE_SCHEMA, Rationale, situations, writer, judge)
-    _check_accepted(rationales, min_accepted, path)
-    return rationales
+    path = folder / RATIONALES_FILE
+    return write_missing_texts(path, RATIONALE_SCHEMA, Rationale, situations, writer, judge)
+
+
+def check_accepted(rationales: Sequence[Rationale], min_accepted: float, folder: Path) -> None:
+    """Refuse rationales of which too few passed their gates.
+
+    Args:
+        rationales: accepted and rejected ones.
+        min_accepted: share that must have passed; at least one must.
+        folder: folder of `reflections.parquet`, which a message names.
+
+    Raises:
+        ExampleError: with the counts, the likely cause and three of them.
+    """
+    accepted_count = sum(rationale.accepted for rationale in rationales)
+    if not accepted_count or accepted_count < min_accepted * len(rationales):
+        raise ExampleError(too_few(rationales, min_accepted, folder / RATIONALES_FILE))
 
 
 def read_rationales(folder: Path) -> list[Rationale]:
@@ -125,13 +139,13 @@ def read_rationales(folder: Path) -> list[Rationale]:
 
 
 def gate_counts(rationales: Iterable[Rationale]) -> dict[str, int]:
-    """Return how many were accepted, and how many each gate rejected."""
+    """Return how many were accepted, and how many each gate rejected; gates of another version come last."""
     counts = Counter(rationale.gate or "accepted" for rationale in rationales)
-    return {name: counts[name] for name in ("accepted", *GATES) if counts[name]}
+    return {name: counts[name] for name in dict.fromkeys(("accepted", *GATES, *counts)) if counts[name]}
 
 
-def _judged(situation: Situation, text: str, writer: str, gates: Sequence[str]) -> Rationale:
-    draft = RationaleDraft(
+def _draft(situation: Situation, text: str) -> RationaleDraft:
+    return RationaleDraft(
         text,
         state_text(situation.state),
         situation.expert_action,
@@ -139,11 +153,3 @@ def _judged(situation: Situation, text: str, writer: str, gates: Sequence[str]) 
         tuple(branch.outcome.action for branch in situation.alternatives),
         tuple(branch.outcome.observation for branch in situation.alternatives),
     )
-    gate, reason = first_rejection(draft, gates)
-    return Rationale(situation.ref, text, writer, situation.transitions, gate, reason)
-
-
-def _check_accepted(rationales: Sequence[Rationale], min_accepted: float, path: Path) -> None:
-    accepted_count = sum(rationale.accepted for rationale in rationales)
-    if not accepted_count or accepted_count < min_accepted * len(rationales):
-        raise ExampleError(too_few(rationales, min_accepted, path))

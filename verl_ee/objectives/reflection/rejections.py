@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verl_ee.config.base import ROOT
-from verl_ee.objectives.reflection.gates import EMPTY, GATES
+from verl_ee.objectives.reflection.gates import EMPTY, ENDLESS, GATES
 
 if TYPE_CHECKING:
     from verl_ee.objectives.reflection.rationales import Rationale
@@ -22,25 +22,30 @@ CAUSES = {
     "other_action": "The writer wants to do something else, or writes the action itself: a larger model would not.",
 }
 """Likely cause where most rationales are rejected by a gate; another gate speaks for itself."""
+_TOO_LONG = (
+    "The situations are too long for the rollout servers. Raise actor_rollout_ref.rollout.max_model_len, or lower "
+    f"{ROOT}.history_length or {ROOT}.reflection.k."
+)
 CAUSES_OF_NO_TEXT = {
-    "cut off": "The writer reaches its limit before it ends. Raise max_tokens of the writer, unless the texts ramble.",
-    "its prompt": "The situations are too long for the rollout servers. Raise actor_rollout_ref.rollout.max_model_len, "
-    f"or lower {ROOT}.history_length or {ROOT}.reflection.k.",
+    "cut off at max_tokens": "The writer reaches its limit before it ends. Raise max_tokens of the writer, unless the "
+    "texts ramble.",
+    "cut off at max_model_len": _TOO_LONG,
+    "its prompt": _TOO_LONG,
 }
-"""Likely cause where most rationales are empty, by the beginning of the reason."""
+"""Likely cause where most rationales are empty or have no end, by the beginning of the reason."""
 
 
 def rejected_counts(rationales: Sequence[Rationale]) -> str:
-    """Return how many rationales each gate rejected, and how many of them are empty for which reason.
+    """Return how many rationales each gate rejected, and how many of them are empty or have no end for which reason.
 
     Args:
         rationales: accepted and rejected ones.
     """
     rejected = [rationale for rationale in rationales if not rationale.accepted]
     by_gate = Counter(item.gate for item in rejected)
-    empty = Counter(_short(item.reason) for item in rejected if _is_empty(item))
-    causes = ", ".join(f"{count} {cause}" for cause, count in empty.items())
-    counts = {gate: f"{gate} {by_gate[gate]}" for gate in GATES if by_gate[gate]}
+    no_text = Counter(_short(item.reason) for item in rejected if _is_no_text(item))
+    causes = ", ".join(f"{count} {cause}" for cause, count in no_text.items())
+    counts = {gate: f"{gate} {by_gate[gate]}" for gate in dict.fromkeys((*GATES, *by_gate)) if by_gate[gate]}
     if causes:
         counts["length"] += f" ({causes})"
     return ", ".join(counts.values())
@@ -73,20 +78,19 @@ def likely_cause(rejected: Sequence[Rationale]) -> str:
         rejected: at least one.
     """
     ((gate, count),) = Counter(item.gate for item in rejected).most_common(1)
-    empty = [item for item in rejected if _is_empty(item)]
-    if gate == "length" and 2 * len(empty) > count:
-        ((reason, _),) = Counter(item.reason for item in empty).most_common(1)
-        short = _short(reason)
+    no_text = [item for item in rejected if _is_no_text(item)]
+    if gate == "length" and 2 * len(no_text) > count:
+        ((short, _),) = Counter(_short(item.reason) for item in no_text).most_common(1)
         causes = (cause for begin, cause in CAUSES_OF_NO_TEXT.items() if short.startswith(begin))
-        return next(causes, f"Most are empty ({short}): see what the writer answers.")
+        return next(causes, f"Most are empty or have no end ({short}): see what the writer answers.")
     return CAUSES.get(gate, f"Most fail the gate {gate!r}.")
 
 
-def _is_empty(rationale: Rationale) -> bool:
-    return rationale.reason.startswith(EMPTY)
+def _is_no_text(rationale: Rationale) -> bool:
+    return rationale.reason.startswith((EMPTY, ENDLESS))
 
 
 def _short(reason: str) -> str:
-    """Return the cause of an empty text, without numbers that differ from text to text."""
-    cause = reason.removeprefix(EMPTY).removeprefix(": ") or "empty"
+    """Return the cause of a missing text, without numbers that differ from text to text."""
+    cause = reason.removeprefix(EMPTY).removeprefix(ENDLESS).removeprefix(": ") or "empty"
     return "its prompt is too long" if cause.startswith("its prompt") else cause

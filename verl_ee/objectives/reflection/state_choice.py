@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from verl_ee.config.base import ROOT
 from verl_ee.errors import ExampleError
+from verl_ee.experience.outcome import NO_CHANGE, REFUSED, class_of
 from verl_ee.objectives.reflection.situations import Situation
 
-SOLVED, UNCHANGED = "the task was solved already", "the expert's action changed nothing"
+SOLVED, UNKNOWN = "the task was solved already", "nobody knows whether the task was solved"
+UNCHANGED = "the expert's action changed nothing"
 """Why a state is left out."""
 
 
@@ -20,24 +22,19 @@ class StateChoice:
     Attributes:
         situations: those that get one, in their order.
         left_out: number of the others, by the reason.
-        unknown: number of the states of which nobody knows whether the task was solved, if that was asked.
     """
 
     situations: list[Situation]
     left_out: dict[str, int]
-    unknown: int
 
     @property
     def line(self) -> str:
         """The numbers as a line of the log; empty if all states get a rationale."""
-        parts = []
-        if self.left_out:
-            count = sum(self.left_out.values())
-            reasons = ", ".join(f"{number} because {reason}" for reason, number in self.left_out.items())
-            parts.append(f"{count} of {count + len(self.situations)} states get no rationale: {reasons}")
-        if self.unknown:
-            parts.append(f"{self.unknown} states stay, though nobody knows whether the task was solved in them")
-        return "; ".join(parts)
+        if not self.left_out:
+            return ""
+        count = sum(self.left_out.values())
+        reasons = ", ".join(f"{number} because {reason}" for reason, number in self.left_out.items())
+        return f"{count} of {count + len(self.situations)} states get no rationale: {reasons}"
 
 
 def choose_states(situations: Sequence[Situation], conditions: Collection[str]) -> StateChoice:
@@ -47,8 +44,9 @@ def choose_states(situations: Sequence[Situation], conditions: Collection[str]) 
 
     Args:
         situations: all states.
-        conditions: `reflection.states` of a job. `changed` leaves out a state whose observation is the same after the
-            expert's action. `unsolved` asks besides that it is known whether the task was solved.
+        conditions: `reflection.states` of a job. `changed` leaves out a state where the expert's action is of the class
+            refused or no change (see `class_of`). `unsolved` leaves out a state of which it is not known whether the
+            task was solved in it.
 
     Raises:
         ExampleError: if no state is left.
@@ -61,8 +59,7 @@ def choose_states(situations: Sequence[Situation], conditions: Collection[str]) 
             left_out[reason] = left_out.get(reason, 0) + 1
         else:
             kept.append(item)
-    unknown = sum(item.solved is None for item in kept) if "unsolved" in conditions else 0
-    choice = StateChoice(kept, left_out, unknown)
+    choice = StateChoice(kept, left_out)
     if not kept:
         raise ExampleError(
             f"{choice.line}. Nothing is left to reflect on: drop a condition of {ROOT}.reflection.states, or take "
@@ -74,5 +71,7 @@ def choose_states(situations: Sequence[Situation], conditions: Collection[str]) 
 def _why_left_out(item: Situation, conditions: Collection[str]) -> str:
     if item.solved:
         return SOLVED
-    unchanged = item.expert_branch.outcome.observation == item.state.observation
+    if "unsolved" in conditions and item.solved is None:
+        return UNKNOWN
+    unchanged = class_of(item.expert_branch.outcome, item.state.observation) in (NO_CHANGE, REFUSED)
     return UNCHANGED if unchanged and "changed" in conditions else ""

@@ -58,7 +58,7 @@ class EndpointWriter:
         """Prepare to ask; no request is made yet.
 
         Args:
-            config: server, limits and sampling; a text that reaches its `max_tokens` is cut off, and empty.
+            config: server, limits and sampling; a text that reaches its `max_tokens` is cut off, and no text.
             ledger: file that keeps what was spent, so that a repeated command goes on counting; None forgets it.
             pause: seconds before the first further attempt.
 
@@ -154,12 +154,13 @@ class EndpointWriter:
     def _text_of(self, answer: ChatCompletion) -> str | NoText:
         """Return the text of an answer, if the model ended it itself."""
         choice = answer.choices[0]
+        content: object = choice.message.content
+        text = self._without_key(content) if isinstance(content, str) else ""
         if choice.finish_reason == "length":
-            return cut_off(self._config.max_tokens)
+            return cut_off(self._config.max_tokens, text)
         if choice.finish_reason != "stop":
-            return NoText(f"the server ended it with finish_reason={choice.finish_reason!r}")
-        text: object = choice.message.content
-        return self._without_key(text) if isinstance(text, str) else NoText("the server's answer has no text")
+            return NoText(f"the server ended it with finish_reason={choice.finish_reason!r}", text)
+        return text if isinstance(content, str) else NoText("the server's answer has no text")
 
     async def _answer(self, client: openai.AsyncOpenAI, prompt: list[Message]) -> ChatCompletion:
         """Ask until the server answers, refuses for good, or has been asked often enough."""

@@ -22,18 +22,26 @@ PART = 64
 
 @dataclass(frozen=True)
 class NoText:
-    """The text that a writer did not give.
+    """The text that a writer did not give, or not to its end. Nobody learns it.
 
     Attributes:
         cause: why, as the end of "is empty: ".
+        text: what was written of it.
     """
 
     cause: str
+    text: str = ""
 
 
-def cut_off(max_tokens: int) -> NoText:
-    """Return the text of a writer that had not ended it when it reached the limit."""
-    return NoText(f"cut off at max_tokens={max_tokens}")
+def cut_off(limit: int, text: str = "", key: str = "max_tokens") -> NoText:
+    """Return the text of a writer that had not ended it when it reached a limit.
+
+    Args:
+        limit: the limit, in tokens.
+        text: what was written until then.
+        key: key of the limit.
+    """
+    return NoText(f"cut off at {key}={limit}", text)
 
 
 class TextRequest(Protocol):
@@ -101,7 +109,8 @@ def write_missing_texts(
         record_type: type of its records.
         requests: all of them.
         writer: writer of the texts.
-        record_of: makes the record of a request, its text and, if the writer gave none, the cause.
+        record_of: makes the record of a request and its text; where there is a cause, the writer gave none, or the text
+            is what it gave of it.
 
     Returns:
         The records, in the order of the requests.
@@ -118,8 +127,8 @@ def write_missing_texts(
         unkept: list[RecordT] = []
         try:
             for request, written in writer.write(missing):
-                text, cause = (written.strip(), "") if isinstance(written, str) else ("", written.cause)
-                record = record_of(request, text, cause)
+                text, cause = (written, "") if isinstance(written, str) else (written.text, written.cause)
+                record = record_of(request, text.strip(), cause)
                 records[request.key] = record
                 unkept.append(record)
                 if len(unkept) == PART:

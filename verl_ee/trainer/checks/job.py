@@ -35,6 +35,7 @@ from verl_ee.trainer.checks.agents import check_agents
 from verl_ee.trainer.checks.experts import check_experts, check_own_data, check_stores
 from verl_ee.trainer.checks.first_state import check_first_state, task_files_of
 from verl_ee.trainer.checks.prompt import prompt_warning
+from verl_ee.trainer.checks.writing import check_context
 from verl_ee.trainer.cpu import active
 from verl_ee.trainer.rollout.demonstrations import check_demonstrations
 from verl_ee.trainer.rollout.sampler import sends_adapter
@@ -71,6 +72,7 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
         for warning in filter(None, (unsaid, prompt_warning(early, experts.trajectories[0]))):
             logger.warning(warning)
     check_objectives(early, given)
+    check_context(config, map(early.writer, _writers(early, given)))
     if early.prices is not None:
         read_prices(Path(early.prices).expanduser())
     folder = check_folder(config, early)

@@ -88,6 +88,7 @@ NAMES: tuple[UpstreamName, ...] = (
     UpstreamName("verl.utils.tensordict_utils", "assign_non_tensor", ("tensor_dict",)),
     UpstreamName("verl.utils.dataset.dataset_utils", "DatasetPadMode"),
     UpstreamName("verl.utils.config", "omega_conf_to_dataclass", ("config",)),
+    UpstreamName("verl.workers.rollout.utils", "get_max_position_embeddings", ("hf_config",)),
     UpstreamName("verl.utils.torch_functional", "logprobs_from_logits_v2", ("logits", "labels")),
     UpstreamName("verl.utils.torch_functional", "logprobs_from_logits_naive", ("logits", "labels")),
     UpstreamName("verl.utils.distributed", "initialize_global_process_group_ray", ("timeout_second", "backend")),
