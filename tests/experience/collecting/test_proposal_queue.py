@@ -27,7 +27,7 @@ TRAJECTORIES = [expert(f"game {number}", 6) for number in range(30)]
 STATES, BATCHES = 180, 30
 """A batch is a trajectory: the window below holds eight, and is made of batches of at least three states."""
 WINDOW = 48
-POLICY = {"alternatives": "policy", "k": 2, "min_own": 0.0}
+POLICY = {"alternatives": "policy", "k": 2}
 Act = Callable[[int], None]
 
 
@@ -75,15 +75,15 @@ def collect(folder: Path, proposer: Chooser, history_length: int = 2, **values: 
 def test_a_collection_that_a_budget_stops_knows_its_shares(early: bool, tmp_path: Path) -> None:
     # Three times the states after which a policy is judged for the first time, or fewer than these.
     trajectories = [expert(f"game {number}", 6) for number in range(EARLY_STATES // 2 if early else 4)]
-    config: dict[str, Any] = POLICY | {"min_own": 0.2}
-    collection = open_collection(tmp_path, trajectories=trajectories, **config)
+    collection = open_collection(tmp_path, trajectories=trajectories, **POLICY)
     states = 6 * len(trajectories)
     assert collection.result == CollectionResult(states=states)
     with pytest.raises(BranchError, match="The policy itself wrote 0 of"):
         collection.run(Chooser(buttons=()), quiet=True)
     result, decided = collection.result, len(collection.plan.proposals)
     assert (decided < states) == early
-    assert result.alternatives == AlternativeCounts(possible=2 * decided)
+    counts: AlternativeCounts = result.alternatives
+    assert (counts.possible, counts.own, counts.filled) == (2 * decided, 0, 0)
     assert (result.states, result.lost, result.failed, result.cost.bytes) == (states, 0, 0, 0)
     assert result.cost.prompt_tokens >= 10 * decided
     assert result.cost.seconds > 0
