@@ -32,12 +32,15 @@ def run(folder: Path, model: Path, *overrides: str) -> subprocess.CompletedProce
 def test_a_prompt_that_does_not_say_how_to_answer_ends_collecting_with_three_responses(
     model: Path, tmp_path: Path
 ) -> None:
-    prompt = "early_experience.prompt."
+    prompt, sampling = "early_experience.prompt.", "early_experience.collect.reflection."
     done = run(
         tmp_path / "run",
         model,
         f"{prompt}system='You act in a text world. Answer with one action.'",
         f"{prompt}instruction=''",
+        # The defaults, in place of what the example needs to go on.
+        f"{sampling}temperatures=[1.0]",
+        f"{sampling}draws=3",
     )
     assert done.returncode != 0
     assert "prompts do not say how to answer" in done.stdout + done.stderr
