@@ -25,7 +25,7 @@ def rows_file(path: Path, *objectives: Objective) -> dict[Objective, list[Row]]:
 
 
 def exported(path: Path) -> dict[Objective, list[Row]]:
-    """What a job that learns this file, and names neither experts nor environment, exports."""
+    """The export of a job that learns this file, and names neither experts nor environment."""
     keys: Any = OmegaConf.to_container(compose("iwm").early_experience)
     keys |= {"environment": {"id": "???"}, "experts": "???", "examples": str(path)}
     return {objective: list(rows) for objective, rows in rows_of(parse(keys), path.parent).items()}

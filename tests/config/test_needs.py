@@ -1,4 +1,4 @@
-"""What the stages of a job need: experts and an environment only for what no file gives."""
+"""The needs of a job's stages: experts and an environment only for objectives that no file gives."""
 
 from __future__ import annotations
 

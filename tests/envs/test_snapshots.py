@@ -90,7 +90,7 @@ class Forwarding(Wrapper):
 
 
 def played(env: gymnasium.Env[str, str], actions: tuple[str, ...]) -> list[tuple[Any, ...]]:
-    """What comes back for some actions, without what tells the time."""
+    """The answers to some actions, without those parts that tell the time."""
     results = []
     for action in actions:
         observation, reward, terminated, truncated, info = env.step(action)

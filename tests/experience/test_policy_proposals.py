@@ -34,7 +34,7 @@ def request(listed: tuple[str, ...] | None = LISTED, step: int = 4) -> ProposalR
 
 
 def drawn(*actions: str) -> list[Proposal]:
-    """What a policy sampled, draw by draw."""
+    """The samples of a policy, draw by draw."""
     return [Proposal(action, "policy", "model@base", f'{{"draw": {number}}}') for number, action in enumerate(actions)]
 
 
@@ -46,7 +46,7 @@ def actions(proposals: tuple[Proposal, ...]) -> list[str]:
 def test_the_first_k_draws_that_differ_are_taken_and_the_expert_s_is_none(k: int) -> None:
     samples = drawn("sing", " sing\n", EXPERT, "  dance. ", f" {EXPERT}", "sing", "dance.", "hum", "look")
     chosen = policy_proposals(samples, config(k=k, alternatives="policy"), request())
-    # What was drawn stays what it was, to the last space: who proposed it, by which policy and how.
+    # A draw is kept to the last space, with its proposer, its policy and its sampling.
     assert [samples.index(item) for item in chosen.own] == [0, 3, 7, 8][:k]
     assert chosen.added == ()
     reasons = {samples.index(item): reason for item, reason in chosen.unused}

@@ -48,7 +48,7 @@ def request(listed: tuple[str, ...] | None = LISTED, step: int = 4) -> ProposalR
 
 
 def drawn(*actions: str) -> list[Proposal]:
-    """What a policy sampled, draw by draw."""
+    """The samples of a policy, draw by draw."""
     return [Proposal(action, "policy", "model@base", f'{{"draw": {number}}}') for number, action in enumerate(actions)]
 
 

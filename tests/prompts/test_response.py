@@ -62,7 +62,7 @@ def test_where_nothing_is_listed_an_action_is_what_was_written(text: str, action
         ("I go.\nAction: **`go to shelf 1`**.", "go to shelf 1", "I go."),
         ("Action: go to shelf 10", "go to shelf 10", ""),
         ("Action: 2. go to shelf 1", "go to shelf 1", ""),
-        # What follows on a listed action, as an observation that a model imagines, is no part of it.
+        # An observation that a model imagines behind a listed action is no part of it.
         ("Action: look\nOn shelf 1 you see nothing.", "look", ""),
         ('Action: say "hi."', 'say "hi."', ""),
         ("Action: # look", "# look", ""),

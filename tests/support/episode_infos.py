@@ -1,4 +1,4 @@
-"""What the agent loop tells verl about episodes, and the config of a job that plays them."""
+"""The numbers that the agent loop gives verl of episodes, and the config of a job that plays them."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def test_a_job_does_not_go_on_with_a_few_rationales_of_a_language_model(
     words = rf"1 of {count} rationales passed .*early_experience.reflection.min_accepted=0.1 of them"
     with pytest.raises(ExampleError, match=words):
         prepared(tmp_path / "strict", experts, writer="mine")
-    # What stopped it can be seen afterwards.
+    # The reason can be seen afterwards.
     reflect = read_summary(RunFolder(tmp_path / "strict" / "run").summary_path).reflect
     assert reflect is not None
     assert reflect.gates == {"accepted": 1, "length": count - 1}

@@ -70,7 +70,7 @@ def learned(batch: KVBatchMeta, multiple: int = 8) -> dict[str, float]:
     data.batch["token_level_rewards"] = data.batch["rm_scores"]
     done = compute_advantage_for_multi_trajectories(data, padded.keys, AdvantageEstimator.GRPO)
     masks = done.batch["response_mask"].bool()
-    # What verl divides the loss of a mini-batch by.
+    # The divisor of the loss of a mini-batch in verl.
     assert all(masks[begin : begin + multiple].any() for begin in range(0, len(masks), multiple))
     tq.kv_clear(padded.keys, "train")
     advantages = zip(padded.keys, done.batch["advantages"][:, 0].tolist(), masks[:, 0].tolist(), strict=True)

@@ -42,7 +42,7 @@ BEFORE_KEYS = {
     "experts_filter": "all",
     "prompt": {"system": "You act in a text world. Answer with one action.", "instruction": ""},
 }
-"""What a run of version 0.2 or before did, whose settings have no such keys."""
+"""Settings of a run of version 0.2 or before, which had no keys for them."""
 OTHER_RATIONALES = "Name the expert file that the rationales were written for."
 
 

@@ -34,7 +34,7 @@ PromptText = Annotated[str, BeforeValidator(_text)]
 
 
 class PromptConfig(FrozenModel):
-    """What a prompt says besides the state."""
+    """Texts of a prompt besides the state."""
 
     system: PromptText = "You act in a text world, one action at a time."
     """System message; empty: none. `file:PATH` reads the text from a file, here and in `instruction`."""

@@ -1,4 +1,4 @@
-"""What the stages of a job need: objectives that are built, experts, an environment, sets of branches."""
+"""The needs of a job's stages: objectives that are built, experts, an environment, sets of branches."""
 
 from __future__ import annotations
 

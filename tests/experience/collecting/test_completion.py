@@ -213,7 +213,7 @@ def test_what_the_environment_gives_after_the_first_step_is_completed(late: tupl
 
 @pytest.mark.parametrize("restore", ["auto", "snapshot", "fork"])
 def test_a_nondeterministic_environment_completes_what_its_plays_show_again(tmp_path: Path, restore: str) -> None:
-    """What comes after dice is another observation in each play, as in a collection; a last one is not recorded."""
+    """After dice, each play sees another observation, as in a collection; a last one is not recorded."""
     environment = EnvironmentConfig(id=id_of(SavedDice))
     config = CollectConfig.model_validate({"k": 2, "workers": 1, "restore": restore, "max_mismatch": 0.5})
     presses = [(0,), (0, 0, 1), (0, 1, 0)]

@@ -52,7 +52,7 @@ def trajectories_of(env_id: str) -> list[ExpertTrajectory]:
 
 def played(env_id: str, plays: list[Play]) -> list[list[Any]]:
     """The outcomes of plays, in a process of its own."""
-    # What registers the household is all that it may know of the package.
+    # Only the module that registers the household may be known to it.
     known = f"verl_ee.envs:{env_id}" if env_id == ID else env_id
     run = subprocess.run(
         [sys.executable, straight_play.__file__],

@@ -45,7 +45,7 @@ def test_a_text_as_long_as_the_context_is_refused(reflecting: list[str], change:
     [
         policy(1023),
         [*policy(511), "actor_rollout_ref.rollout.max_model_len=512"],
-        # Who does not write, or is not the policy, has no such limit.
+        # A writer that is not used, or is not the policy, has no such limit.
         [*policy(2000, "mine"), "early_experience.reflection.writer=template"],
         [*policy(1023), *policy(2000, "mine")],
     ],
