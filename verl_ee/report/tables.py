@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from verl_ee.experience.collecting.alternative_counts import AlternativeCounts
 from verl_ee.report.columns import aligned
 from verl_ee.report.intervals import Interval, wilson
 from verl_ee.run.error import RunError
@@ -93,9 +92,7 @@ def _alternatives(sets: Mapping[str, SetTotals]) -> list[str]:
     """Return a line for each set that knows how many alternatives were possible."""
     lines = []
     for name, totals in sets.items():
-        counts = AlternativeCounts(
-            totals.possible, totals.own, totals.filled, totals.responses, totals.without_action, totals.unasked
-        )
+        counts = totals.alternatives
         if counts.possible:
             lines.append(f"alternatives of {name}: {counts.text}")
     return lines

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AliasChoices, Field
 
+from verl_ee.experience.collecting.alternative_counts import AlternativeCounts
 from verl_ee.experience.cost import money
 
 if TYPE_CHECKING:
     from verl_ee.experience.collecting.collection import CollectionResult
+
+
+COUNTS = tuple(item.name for item in fields(AlternativeCounts))
 
 
 @dataclass(frozen=True)
@@ -103,14 +107,14 @@ class SetTotals:
             completion_tokens=self.completion_tokens + other.completion_tokens,
             seconds=self.seconds + other.seconds,
             bytes=self.bytes + other.bytes,
-            possible=self.possible + other.possible,
-            own=self.own + other.own,
-            filled=self.filled + other.filled,
-            responses=self.responses + other.responses,
-            without_action=self.without_action + other.without_action,
-            unasked=self.unasked + other.unasked,
             money=(self.money or 0.0) + (other.money or 0.0) if known else None,
+            **asdict(self.alternatives + other.alternatives),
         )
+
+    @property
+    def alternatives(self) -> AlternativeCounts:
+        """The counts of alternatives, and of the responses that they come from."""
+        return AlternativeCounts(**{name: getattr(self, name) for name in COUNTS})
 
     def to_json(self) -> dict[str, object]:
         """Return the totals as `summary.json` holds them: without `money` where it is not known."""
