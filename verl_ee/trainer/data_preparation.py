@@ -20,8 +20,8 @@ from verl_ee.experience.proposers import LISTED
 from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.store import read_branches
 from verl_ee.objectives.examples import Encoder, Example
-from verl_ee.objectives.reflection.rationales import check_accepted, gate_counts, write_rationales
-from verl_ee.objectives.reflection.rejections import rejected_counts
+from verl_ee.objectives.reflection.rationales import gate_counts, write_rationales
+from verl_ee.objectives.reflection.rejections import check_accepted, rejected_counts
 from verl_ee.objectives.reflection.situations import situations
 from verl_ee.objectives.reflection.state_choice import choose_states
 from verl_ee.objectives.reflection.template_writer import TemplateWriter

@@ -21,11 +21,11 @@ from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.reflection.rationales import (
     RATIONALES_FILE,
     Rationale,
-    check_accepted,
     gate_counts,
     read_rationales,
     write_rationales,
 )
+from verl_ee.objectives.reflection.rejections import check_accepted
 from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.writing.text_writing import NoText, cut_off
 

@@ -16,8 +16,8 @@ from support.rationale_worlds import (
 
 from verl_ee.errors import ExampleError
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.objectives.reflection.rationales import Rationale, check_accepted, read_rationales, write_rationales
-from verl_ee.objectives.reflection.rejections import rejected_counts
+from verl_ee.objectives.reflection.rationales import Rationale, read_rationales, write_rationales
+from verl_ee.objectives.reflection.rejections import check_accepted, rejected_counts
 from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.writing.text_writing import NoText, cut_off
 

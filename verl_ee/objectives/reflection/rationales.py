@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from verl_ee.errors import ExampleError
 from verl_ee.experience.files.parquet import TableRow, read_table
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.reflection.gates import GATES, RationaleDraft, first_rejection, no_text
-from verl_ee.objectives.reflection.rejections import too_few
 from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.writing.text_writing import TextWriter, write_missing_texts
 from verl_ee.prompts.text import state_text
@@ -111,22 +109,6 @@ def write_rationales(
 
     path = folder / RATIONALES_FILE
     return write_missing_texts(path, RATIONALE_SCHEMA, Rationale, situations, writer, judge)
-
-
-def check_accepted(rationales: Sequence[Rationale], min_accepted: float, folder: Path) -> None:
-    """Refuse rationales of which too few passed their gates.
-
-    Args:
-        rationales: accepted and rejected ones.
-        min_accepted: share that must have passed; at least one must.
-        folder: folder of `reflections.parquet`, which a message names.
-
-    Raises:
-        ExampleError: with the counts, the likely cause and three of them.
-    """
-    accepted_count = sum(rationale.accepted for rationale in rationales)
-    if not accepted_count or accepted_count < min_accepted * len(rationales):
-        raise ExampleError(too_few(rationales, min_accepted, folder / RATIONALES_FILE))
 
 
 def read_rationales(folder: Path) -> list[Rationale]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from verl_ee.config.base import ROOT
+from verl_ee.errors import ExampleError
 from verl_ee.objectives.reflection.gates import EMPTY, ENDLESS, GATES
-
-if TYPE_CHECKING:
-    from verl_ee.objectives.reflection.rationales import Rationale
+from verl_ee.objectives.reflection.rationales import RATIONALES_FILE, Rationale
 
 SHOWN = 3
 """Rejected rationales that a message shows."""
@@ -49,6 +47,22 @@ def rejected_counts(rationales: Sequence[Rationale]) -> str:
     if causes:
         counts["length"] += f" ({causes})"
     return ", ".join(counts.values())
+
+
+def check_accepted(rationales: Sequence[Rationale], min_accepted: float, folder: Path) -> None:
+    """Refuse rationales of which too few passed their gates.
+
+    Args:
+        rationales: accepted and rejected ones.
+        min_accepted: share that must have passed; at least one must.
+        folder: folder of `reflections.parquet`, which a message names.
+
+    Raises:
+        ExampleError: with the counts, the likely cause and three of them.
+    """
+    accepted_count = sum(rationale.accepted for rationale in rationales)
+    if not accepted_count or accepted_count < min_accepted * len(rationales):
+        raise ExampleError(too_few(rationales, min_accepted, folder / RATIONALES_FILE))
 
 
 def too_few(rationales: Sequence[Rationale], min_accepted: float, path: Path) -> str:
