@@ -48,7 +48,7 @@ class CollectConfig(FrozenModel):
     withhold_expert_tool: bool = False
     """Leave out every alternative that uses the expert's tool, and do not list it to a policy that proposes: what is
     tried then differs in kind, not in arguments alone (paper, appendix B: Tau-Bench). The tool of an action is the
-    `name` of a JSON tool call, else its first word."""
+    `name` of a JSON tool call, else the first word of the action."""
     include_expert_transition: bool = True
     """Also record what the expert's own action led to."""
     restore: Literal["auto", "snapshot", "fork", "replay"] = "auto"

@@ -174,7 +174,7 @@ def allowed_alternatives(actions: Sequence[str], expert_action: str, config: Col
 
 
 def tool_of(action: str) -> str:
-    """Return the `name` of a JSON tool call, else its first word.
+    """Return the `name` of a JSON tool call, else the first word of the action.
 
     A call may stand between `<tool_call>` and `</tool_call>`; a word ends before a bracket, so that the tool of
     `search[red mug]` is `search`.

@@ -110,12 +110,8 @@ class AlternativeShares:
         )
 
     def _error(self, problem: str, counts: AlternativeCounts) -> BranchError:
-        kept = (
-            "All results so far are kept; another prompt or sampling needs another folder"
-            if self._is_policy
-            else ("All results so far are kept")
-        )
-        return BranchError(f"{problem} {self._cause(counts)} {kept}.{self._shown()}")
+        advice = "; another prompt or sampling needs another folder" if self._is_policy else ""
+        return BranchError(f"{problem} {self._cause(counts)} All results so far are kept{advice}.{self._shown()}")
 
     def _cause(self, counts: AlternativeCounts) -> str:
         if not self._is_policy:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -239,9 +240,9 @@ class Collection:
             self._cache.parts.join()
         self._folder.remove_parts()
 
-    @property
+    @cached_property
     def _alternatives(self) -> AlternativeCounts:
-        """Counts over the states that have been decided, and are not lost."""
+        """Counts over the decided states that are not lost; read it only when no action is executed any more."""
         decided = self.plan.proposals.keys() - self._failures.lost.keys()
         return sum(map(self.plan.counts, decided), AlternativeCounts())
 
