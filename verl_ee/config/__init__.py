@@ -3,7 +3,7 @@
 from verl_ee.config.base import ROOT
 from verl_ee.config.checks import collect_config, early_experience_of, parse
 from verl_ee.config.collecting import CollectConfig, EnvironmentConfig
-from verl_ee.config.models import EarlyExperienceConfig, Objective, PromptConfig, StageConfig
+from verl_ee.config.models import EarlyExperienceConfig, ExpertsFilter, Objective, PromptConfig, StageConfig
 from verl_ee.config.needs import (
     built,
     check_environment,
@@ -20,6 +20,7 @@ __all__ = [
     "EarlyExperienceConfig",
     "EndpointConfig",
     "EnvironmentConfig",
+    "ExpertsFilter",
     "Objective",
     "PromptConfig",
     "ReflectionConfig",

@@ -15,6 +15,7 @@ from verl_ee.errors import ConfigError
 FILE_PREFIX = "file:"
 """A text of a prompt that begins so is the path of a file that holds it."""
 Objective = Literal["world_model", "imitation", "reflection"]
+ExpertsFilter = Literal["successful", "all"]
 RESERVED = ("base", "complete", "collect", "reflect", "summarise", "hand_over", "grpo", "store", "cache", "lock")
 """Names that a stage may not have: other stages and folders of a run have them."""
 
@@ -83,7 +84,7 @@ class EarlyExperienceConfig(FrozenModel):
     environment: EnvironmentConfig
     experts: str
     """Expert file (JSON lines, see docs/data.md)."""
-    experts_filter: Literal["successful", "all"] = "successful"
+    experts_filter: ExpertsFilter = "successful"
     """Trajectories of the file that are used: those that solved their task, or all."""
     prompt: PromptConfig = PromptConfig()
     max_experts: Annotated[int, Field(ge=1)] | None = None

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
+from verl_ee.config import ExpertsFilter
 from verl_ee.envs import ExpertStep, ExpertTrajectory, arguments, version_of, without_module
 from verl_ee.errors import EnvError, ExpertFileError
 from verl_ee.experience.files.atomic import atomic
@@ -19,8 +19,6 @@ SCHEMA = "verl_ee.expert"
 VERSION = 2
 _KEYS = {"schema", "environment", "task", "seed", "instruction", "steps", "final_observation", "success"}
 _STEP_KEYS = {"observation", "action", "thought", "admissible_actions", "solved"}
-ExpertsFilter = Literal["successful", "all"]
-"""Trajectories of a file that are used: those that solved their task, or all."""
 _check_keys = partial(check_keys, error=ExpertFileError)
 
 

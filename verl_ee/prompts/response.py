@@ -72,16 +72,25 @@ def listed_action(text: str, listed: Sequence[str], list_mark: re.Pattern[str] =
         listed: actions that the environment lists.
         list_mark: what may stand before the action, as the number of a list.
     """
-    if text in listed:
-        return text
-    form = _loose(text, list_mark)
-    named = {action for action in listed if _loose(action, list_mark) == form} if form else set()
-    return named.pop() if len(named) == 1 else None
+    return text if text in listed else _by_form(listed, list_mark).get(_loose(text, list_mark))
+
+
+def _by_form(listed: Sequence[str], list_mark: re.Pattern[str]) -> dict[str, str]:
+    """Return each listed action by its loose form, without forms that several have and without an empty one."""
+    named = dict[str, set[str]]()
+    for action in listed:
+        named.setdefault(_loose(action, list_mark), set()).add(action)
+    return {form: actions.pop() for form, actions in named.items() if form and len(actions) == 1}
 
 
 def _unmarked(text: str, listed: Sequence[str]) -> Response:
     lines = text.split("\n")
-    named = {index: action for index, line in enumerate(lines) if (action := listed_action(line.strip(), listed))}
+    exact, by_form = set(listed), _by_form(listed, _LIST_MARK)
+    named = dict[int, str]()
+    for index, line in enumerate(map(str.strip, lines)):
+        action = line if line in exact else by_form.get(_loose(line, _LIST_MARK))
+        if action:
+            named[index] = action
     if len(set(named.values())) != 1:
         return Response(None, text.strip())
     index = max(named)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from verl_ee.objectives.reflection.gates import ACCEPTED
 from verl_ee.report.columns import aligned
 from verl_ee.report.intervals import Interval, wilson
 from verl_ee.run.error import RunError
@@ -14,8 +15,6 @@ from verl_ee.run.set_totals import SetTotals
 from verl_ee.run.stage_result import Share, StageResult
 from verl_ee.run.summary import RationaleCounts, RunSummary, read_summary
 
-ACCEPTED = "accepted"
-"""The fate of a rationale that no gate rejected, in the counts of a summary."""
 _FIRST_SPLITS = ("seen", "unseen")
 
 

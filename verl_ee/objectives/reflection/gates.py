@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from verl_ee.objectives.reflection import gate_patterns
 from verl_ee.objectives.reflection.grounding import ungrounded
 
+ACCEPTED = "accepted"
+"""The fate of a rationale that no gate rejected, in the counts of a summary."""
 MIN_WORDS, MAX_WORDS = 8, 500
 """Length of a rationale; the upper bound is the soft cap of the release."""
 EMPTY, ENDLESS = "is empty", "has no end"

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from verl_ee.experience.files.parquet import TableRow, read_table
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.objectives.reflection.gates import GATES, RationaleDraft, first_rejection, no_text
+from verl_ee.objectives.reflection.gates import ACCEPTED, GATES, RationaleDraft, first_rejection, no_text
 from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.writing.text_writing import TextWriter, write_missing_texts
 from verl_ee.prompts.text import state_text
@@ -122,8 +122,8 @@ def read_rationales(folder: Path) -> list[Rationale]:
 
 def gate_counts(rationales: Iterable[Rationale]) -> dict[str, int]:
     """Return how many were accepted, and how many each gate rejected; gates of another version come last."""
-    counts = Counter(rationale.gate or "accepted" for rationale in rationales)
-    return {name: counts[name] for name in dict.fromkeys(("accepted", *GATES, *counts)) if counts[name]}
+    counts = Counter(rationale.gate or ACCEPTED for rationale in rationales)
+    return {name: counts[name] for name in dict.fromkeys((ACCEPTED, *GATES, *counts)) if counts[name]}
 
 
 def _draft(situation: Situation, text: str) -> RationaleDraft:

@@ -32,7 +32,7 @@ def check_agents(config: DictConfig, early: EarlyExperienceConfig) -> None:
     if early.environment.id != MISSING:
         return
     default = config.actor_rollout_ref.rollout.agent.default_agent_loop
-    for key, path in _datasets(config.data):
+    for key, path in dataset_files(config.data):
         agents = _agents(path)
         if agents is None:
             continue
@@ -42,8 +42,12 @@ def check_agents(config: DictConfig, early: EarlyExperienceConfig) -> None:
             check_environment(early, f"rows of data.{key}={path} name none, and {DEFAULT_LOOP} is")
 
 
-def _datasets(data: DictConfig) -> Iterator[tuple[str, str]]:
-    """Return the key and the path of each file of a dataset."""
+def dataset_files(data: DictConfig) -> Iterator[tuple[str, str]]:
+    """Return the key and the path of each file of the job's datasets.
+
+    Args:
+        data: the job's keys under `data`.
+    """
     for key in ("train_files", "val_files"):
         files = data.get(key) or []
         for path in files if isinstance(files, ListConfig) else [files]:

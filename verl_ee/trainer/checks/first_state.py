@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from verl_ee.config import CollectConfig, EarlyExperienceConfig, Objective, sets_of
 from verl_ee.config.base import ROOT
 from verl_ee.envs import ExpertTrajectory, Info, make
@@ -15,9 +13,6 @@ from verl_ee.experience.branching.protocol import SeenState
 from verl_ee.experience.expert_files import ExpertFile
 from verl_ee.experience.open_parts import ACTIONS, INSTRUCTION, telling, unsaid_parts
 from verl_ee.experience.task_files import says_instruction
-
-TASK_FILES = ("train_files", "val_files")
-"""verl's keys under `data` that name task files."""
 
 
 def check_first_state(
@@ -73,13 +68,6 @@ def check_first_state(
             "training show. Let the environment list them, or take them out of the expert file."
         )
     return _instruction_warning(config, task_files) if INSTRUCTION in unsaid else ""
-
-
-def task_files_of(config: DictConfig) -> list[Path]:
-    """Return the task files that a job names."""
-    named = [config.data.get(key) or () for key in TASK_FILES]
-    paths = [path for item in named for path in ([item] if isinstance(item, str) else item)]
-    return [Path(path).expanduser() for path in paths]
 
 
 def _instruction_warning(config: EarlyExperienceConfig, task_files: Sequence[Path]) -> str:

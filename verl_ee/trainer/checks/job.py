@@ -31,9 +31,9 @@ from verl_ee.run.state import HAND_OVER
 from verl_ee.trainer.actor.reference import anchor_of, check_dtypes, check_meshes
 from verl_ee.trainer.checkpoints import TRACKER, check_actor, check_contents, resumed_from
 from verl_ee.trainer.checks.accelerator import check_accelerator
-from verl_ee.trainer.checks.agents import check_agents
+from verl_ee.trainer.checks.agents import check_agents, dataset_files
 from verl_ee.trainer.checks.experts import check_experts, check_own_data, check_stores
-from verl_ee.trainer.checks.first_state import check_first_state, task_files_of
+from verl_ee.trainer.checks.first_state import check_first_state
 from verl_ee.trainer.checks.prompt import prompt_warning
 from verl_ee.trainer.checks.writing import check_context
 from verl_ee.trainer.cpu import active
@@ -67,7 +67,8 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
     experts = None
     if needs_experts(early, given):
         experts = check_experts(early)
-        unsaid = check_first_state(early, experts, given, task_files_of(config))
+        task_files = [Path(path).expanduser() for _, path in dataset_files(config.data)]
+        unsaid = check_first_state(early, experts, given, task_files)
         check_stores(early, experts)
         for warning in filter(None, (unsaid, prompt_warning(early, experts.trajectories[0]))):
             logger.warning(warning)
