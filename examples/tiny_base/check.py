@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 
 import torch
-from corpus import PROMPT
+from corpus import FORM
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from verl_ee.envs import make
 from verl_ee.prompts.response import read_response
 from verl_ee.prompts.state import EpisodeHistory
-from verl_ee.prompts.text import render_policy
 
 
 @torch.no_grad()
@@ -41,7 +40,7 @@ def play(model: object, tokenizer: object, tasks: list[str], sample: bool, turns
     for _ in tqdm(range(turns), desc="sampled" if sample else "greedy", unit="turn"):
         states = [episodes[i].state(seen[i][0], seen[i][1]["admissible_actions"]) for i in running]
         prompts = [
-            tokenizer.apply_chat_template(render_policy(s, PROMPT), add_generation_prompt=True, tokenize=False)  # type: ignore[attr-defined]
+            tokenizer.apply_chat_template(FORM.policy_prompt(s), add_generation_prompt=True, tokenize=False)  # type: ignore[attr-defined]
             for s in states
         ]
         left = []
@@ -50,7 +49,7 @@ def play(model: object, tokenizer: object, tasks: list[str], sample: bool, turns
             action = read_response(response, state.admissible_actions).action
             count["responses"] += 1
             count["with an action"] += action is not None
-            episodes[i].act(seen[i][0], action or response.strip())
+            episodes[i].act(state, action or response.strip())
             observation, _, done, cut, info = envs[i].step(action or response.strip())
             count["admissible"] += info["valid"]
             solved += info["success"]

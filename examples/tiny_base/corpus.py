@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 
 from verl_ee.config import PromptConfig
 from verl_ee.envs import make
+from verl_ee.prompts import Message, TextFormat
 from verl_ee.prompts.state import EpisodeHistory, State
-from verl_ee.prompts.text import Message, render_outcome, render_policy, render_response, render_world_model
 
 FIRST_TASK = 5_000
 """Houses below this number are left to experts, GRPO and evaluation."""
-PROMPT = PromptConfig(system="You act in a text world. Answer with one action.", instruction="")
+FORM = TextFormat(PromptConfig(system="You act in a text world. Answer with one action.", instruction=""))
 """The prompt of the policy, which recipes/household/run.sh keeps to."""
 READER = "You answer a question about a text."
 Sample = tuple[list[Message], str]
@@ -47,7 +47,7 @@ def random_state(env: object, rng: random.Random) -> State:
             actions = list(info["admissible_actions"])
             moving = [a for a in actions if a.startswith(("go to", "open", "take"))]
             action = rng.choice(moving if moving and rng.random() < 0.6 else actions)
-            episode.act(observation, action)
+            episode.act(episode.state(observation, actions), action)
             observation, _, done, _, info = unwrapped.step(action)
             if done:
                 break
@@ -58,18 +58,18 @@ def random_state(env: object, rng: random.Random) -> State:
 def _sample(state: State, rng: random.Random) -> Sample:
     draw = rng.random()
     if draw < 0.45:
-        return render_policy(state, PROMPT), render_response(rng.choice(state.admissible_actions or ("look",)))
+        return FORM.policy_prompt(state), FORM.response(rng.choice(state.admissible_actions or ("look",)))
     if draw < 0.5 and state.history:
         last = state.history[-1]
         before = State(state.task, state.history[:-1], last.observation, None)
-        return render_world_model(before, last.action), render_outcome(state.observation)
+        return FORM.world_model_prompt(before, last.action), FORM.outcome(state.observation)
     if draw < 0.55:
         return _ask("Say it again: " + state.observation, state.observation)
     for _ in range(20):
         found = rng.choice(QUESTIONS)(state, rng)
         if found is not None:
             question, answer = found
-            text = render_policy(state, PROMPT)[1]["content"]
+            text = FORM.policy_prompt(state)[1]["content"]
             return _ask(f"{text}\nQuestion: {question}", f"Answer: {answer}")
     return _ask("Say it again: " + state.task, state.task)
 

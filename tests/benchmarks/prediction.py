@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from support.prompts import BARE
+from support.prompts import BARE_FORM
 from transformers import AutoTokenizer
 
 from benchmarks.figures import Exactly, Report, Sample, Within
@@ -17,7 +17,6 @@ from verl_ee.experience.collecting.collection import Collection
 from verl_ee.experience.collecting.prediction import predict
 from verl_ee.experience.cost import Cost
 from verl_ee.experience.proposers import Proposal, ProposalBatch, ProposalRequest, listed_proposals
-from verl_ee.prompts.text import render_policy, render_response
 
 ENVIRONMENT = EnvironmentConfig(id="verl_ee/Household-v0")
 TRAJECTORIES, K = 1500, 8
@@ -37,9 +36,9 @@ class CountingProposer:
         alternatives, read, written = [], 0, 0
         for request in requests:
             proposals = self._proposals(request)
-            text = self._tokenizer.apply_chat_template(render_policy(request.state, BARE), tokenize=False)
+            text = self._tokenizer.apply_chat_template(BARE_FORM.policy_prompt(request.state), tokenize=False)
             read += K * len(self._tokenizer(text)["input_ids"])
-            written += sum(len(self._tokenizer(render_response(item.action))["input_ids"]) for item in proposals)
+            written += sum(len(self._tokenizer(BARE_FORM.response(item.action))["input_ids"]) for item in proposals)
             alternatives.append(proposals)
         return ProposalBatch(tuple(alternatives), read, written)
 

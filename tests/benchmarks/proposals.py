@@ -24,7 +24,7 @@ from typing import IO, Any, NamedTuple
 import hydra
 import ray
 from omegaconf import OmegaConf
-from support.prompts import BARE
+from support.prompts import BARE_FORM
 from transformers import AutoTokenizer
 
 from benchmarks.figures import AtLeast, Report, Sample
@@ -36,7 +36,6 @@ from verl_ee.experience.expert_states import expert_states
 from verl_ee.experience.proposers import ProposalRequest
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.examples import Encoder
-from verl_ee.prompts.text import render_policy
 from verl_ee.trainer.rollout.proposer import PolicyProposer
 from verl_ee.trainer.rollout.sampler import Sampler, sequences_at_a_time
 from verl_ee.trainer.rollout.tokens import encoder_for
@@ -80,7 +79,7 @@ def household(encoder: Encoder) -> Iterator[PromptedRequest]:
         trajectory = env.expert_trajectory(f"train/{index}")  # type: ignore[attr-defined]
         states = expert_states(trajectory, 8)
         for number, step in enumerate(trajectory.steps):
-            prompt = encoder.prompt(render_policy(states[number], BARE))
+            prompt = encoder.prompt(BARE_FORM.policy_prompt(states[number]))
             if len(prompt) <= PROMPT:
                 ref = StateRef(index, number)
                 yield PromptedRequest(ProposalRequest(ref, trajectory.task, states[number], step.action), prompt)

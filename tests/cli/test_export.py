@@ -34,6 +34,7 @@ from support.export_cases import (
     store,  # noqa: F401
     tokenizer,  # noqa: F401
 )
+from support.prompts import BARE_FORM
 
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
 from verl_ee.cli.main import main
@@ -208,7 +209,7 @@ def test_an_export_of_a_run_is_what_its_stages_learn(
 ) -> None:
     folder, config = begun(**settings)
     stores = {"world_model": folder.store("world_model")}
-    job = StageData(config, experts.trajectories, encoder, stores, folder.files, 100_000)
+    job = StageData(config, experts.trajectories, BARE_FORM, encoder, stores, folder.files, 100_000)
     if settings.get("target") == "summary":
         write_summaries(folder.files, job.summary_requests(), Echo(), config.writer("policy"), 0.0)
     run("export", "--run", folder.root, "--format", "messages", "--out", tmp_path / "out")

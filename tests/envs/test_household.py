@@ -13,7 +13,7 @@ from typing import Any
 
 import gymnasium
 import pytest
-from support.prompts import BARE
+from support.prompts import BARE_FORM
 
 from verl_ee.envs import Expert, Snapshots, Tasks, capabilities, make, register_envs, version_of
 from verl_ee.envs.household import tables
@@ -21,7 +21,6 @@ from verl_ee.envs.household.env import Household
 from verl_ee.envs.household.tasks import house_of
 from verl_ee.errors import EnvError
 from verl_ee.prompts.state import State, Turn, recent
-from verl_ee.prompts.text import render_policy
 
 ID = "verl_ee/Household-v0"
 GOLDEN = "afcbc55f432fe87557251d0904d1a63da55f0a7c8b58d71b23ba29652d3deb32"
@@ -229,7 +228,7 @@ def test_prompts_fit_a_tiny_model_and_train_has_every_word() -> None:
             history: list[Turn] = []
             for step in trajectory.steps:
                 state = State(trajectory.instruction, recent(history, 8), step.observation, step.admissible_actions)
-                prompt = words("\n".join(message["content"] for message in render_policy(state, BARE)))
+                prompt = words("\n".join(message["content"] for message in BARE_FORM.policy_prompt(state)))
                 vocabulary[split] |= set(prompt)
                 lengths.append(len(prompt))
                 observations.append(len(words(step.observation)))

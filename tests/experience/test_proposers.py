@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.games import expert
-from support.prompts import BARE
+from support.prompts import BARE_FORM
 from support.proposals import EXPERT, LISTED, actions, config, drawn, request
 
 from verl_ee.envs import canonical_form
@@ -230,7 +230,9 @@ def test_the_policy_of_a_job_is_asked_in_the_state_that_is_shown(withheld: bool)
     answers = iter(["Action: open drawer 10", "I look.\nAction: look", "Nothing."])
     tokenizer = SimpleNamespace(decode=lambda *_, **__: next(answers))
     given = config(alternatives="policy", withhold_expert_tool=withheld)
-    proposer = PolicyProposer(Drawn(), Encoder(prompt, list), tokenizer, given, {}, BARE, "model@base", 99, 4)  # type: ignore[arg-type]
+    proposer = PolicyProposer(
+        Drawn(), Encoder(prompt, list, list), tokenizer, given, {}, BARE_FORM, "model@base", 99, 4
+    )  # type: ignore[arg-type]
     chosen = proposer.propose([request()])
     assert prompted == [state_text(visible_state(request(), given))]
     assert ("open drawer" in prompted[0]) != withheld

@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from support.job_checks import CPU
 from support.jobs import ROOT
+from support.prompts import BARE_FORM
 from support.stage_worlds import ENCODER, World
 
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
@@ -84,7 +85,7 @@ def test_its_one_stage_learns_both_objectives_in_every_part_of_the_pass(given: l
 
     world = World(tmp_path, 8, 3)
     early = typed(composed(*given))
-    data = StageData(early, world.trajectories, ENCODER, {"world_model": world.store}, tmp_path, 100_000)
+    data = StageData(early, world.trajectories, BARE_FORM, ENCODER, {"world_model": world.store}, tmp_path, 100_000)
     examples = data.examples("joint").examples
     assert Counter(example.objective for example in examples) == {
         "world_model": world.states,

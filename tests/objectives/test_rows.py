@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.game_collections import write_here
-from support.prompts import BARE
+from support.prompts import BARE, BARE_FORM
 from support.rationale_worlds import (
     GOOD,
     HISTORY,
@@ -32,13 +32,9 @@ from verl_ee.objectives.reflection.rationales import Rationale, gate_counts, wri
 from verl_ee.objectives.reflection.situations import situations
 from verl_ee.objectives.reflection.template_writer import TemplateWriter
 from verl_ee.objectives.rows import Row, imitation_rows, reflection_rows, world_model_rows
+from verl_ee.prompts.builtin import WORLD_MODEL_SYSTEM
 from verl_ee.prompts.response import read_response
-from verl_ee.prompts.text import (
-    WORLD_MODEL_SYSTEM,
-    render_policy,
-    render_world_model,
-    state_text,
-)
+from verl_ee.prompts.state_text import state_text
 
 
 def prompt_text(row: Row) -> str:
@@ -64,12 +60,12 @@ def test_imitation_has_one_row_per_step(trajectories: list[ExpertTrajectory]) ->
     first = trajectories[1].steps[0]
     thinking = replace(trajectories[1], steps=(replace(first, thought="Let me look."), *trajectories[1].steps[1:]))
     experts = [trajectories[0], thinking]
-    rows = list(imitation_rows(experts, 2, BARE))
+    rows = list(imitation_rows(experts, 2, BARE_FORM))
     states = [state for expert in experts for state in expert_states(expert, 2)]
     steps = [step for expert in experts for step in expert.steps]
     assert len(rows) == len(steps)
     for row, state, step in zip(rows, states, steps, strict=True):
-        assert list(row.prompt) == render_policy(state, BARE)
+        assert list(row.prompt) == BARE_FORM.policy_prompt(state)
         assert row.target == (f"{step.thought}\n" if step.thought else "") + f"Action: {step.action}"
         assert row.objective == "imitation"
         assert row.messages == [*row.prompt, {"role": "assistant", "content": row.target}]
@@ -79,17 +75,17 @@ def test_imitation_has_one_row_per_step(trajectories: list[ExpertTrajectory]) ->
 def test_the_world_model_has_one_row_per_branch(trajectories: list[ExpertTrajectory], tmp_path: Path) -> None:
     write_here(tmp_path, Household, trajectories, 2)
     branches = read_branches(tmp_path)
-    rows = list(world_model_rows(trajectories, branches, 3))
+    rows = list(world_model_rows(trajectories, branches, 3, BARE_FORM))
     assert len(rows) == len(branches) == 3 * sum(len(expert.steps) for expert in trajectories)
     for row, executed in zip(rows, branches, strict=True):
         ref, outcome = executed.ref, executed.outcome
         state = expert_states(trajectories[ref.trajectory], 3)[ref.step]
-        assert list(row.prompt) == render_world_model(state, outcome.action)
+        assert list(row.prompt) == BARE_FORM.world_model_prompt(state, outcome.action)
         assert row.target == f"<observation> {outcome.observation} </observation>"
         assert row.objective == "world_model"
         assert row.provenance == f"trajectory {ref.trajectory}, step {ref.step}, {executed.transition[:12]}"
     prompts = {prompt_text(row) for row in rows}
-    assert prompts.isdisjoint(map(prompt_text, imitation_rows(trajectories, 3, BARE)))
+    assert prompts.isdisjoint(map(prompt_text, imitation_rows(trajectories, 3, BARE_FORM)))
 
 
 def test_no_alternative_and_no_outcome_is_in_the_prompt_of_a_reflection(tmp_path: Path) -> None:
@@ -101,7 +97,7 @@ def test_no_alternative_and_no_outcome_is_in_the_prompt_of_a_reflection(tmp_path
         branch("ALTERNATIVE two", "OUTCOME four", step=1),
     ]
     rationales = scripted_rationales(tmp_path, expert, branches, [f"ALTERNATIVE OUTCOME {GOOD}"])
-    rows = list(reflection_rows([expert], rationales, HISTORY, BARE))
+    rows = list(reflection_rows([expert], rationales, HISTORY, BARE_FORM))
     assert len(rows) == 2
     for row in rows:
         assert "ALTERNATIVE" not in prompt_text(row)
@@ -114,20 +110,20 @@ def test_no_alternative_and_no_outcome_is_in_the_prompt_of_a_reflection(tmp_path
 def test_the_three_objectives_render_a_state_equally(household: Branched, tmp_path: Path) -> None:
     rationales = write_rationales(tmp_path, household.situations(), TemplateWriter(), tuple(GATES))
     states = [expert_states(expert, HISTORY) for expert in household.trajectories]
-    imitated = [list(row.prompt) for row in imitation_rows(household.trajectories, HISTORY, BARE)]
-    reflected = [list(row.prompt) for row in reflection_rows(household.trajectories, rationales, HISTORY, BARE)]
-    modelled = [row.prompt for row in world_model_rows(household.trajectories, household.branches, HISTORY)]
-    assert imitated == [render_policy(state, BARE) for of_trajectory in states for state in of_trajectory]
+    imitated = [list(row.prompt) for row in imitation_rows(household.trajectories, HISTORY, BARE_FORM)]
+    reflected = [list(row.prompt) for row in reflection_rows(household.trajectories, rationales, HISTORY, BARE_FORM)]
+    modelled = [row.prompt for row in world_model_rows(household.trajectories, household.branches, HISTORY, BARE_FORM)]
+    assert imitated == [BARE_FORM.policy_prompt(state) for of_trajectory in states for state in of_trajectory]
     assert reflected == imitated
     for executed, (system, user) in zip(household.branches, modelled, strict=True):
         state = states[executed.ref.trajectory][executed.ref.step]
         assert user["content"] == f"{state_text(state)}\nAction: {executed.outcome.action}"
-        assert render_policy(state, BARE)[1]["content"] == state_text(state)
+        assert BARE_FORM.policy_prompt(state)[1]["content"] == state_text(state)
         assert system == {"role": "system", "content": WORLD_MODEL_SYSTEM}
 
 
 def test_no_row_of_the_world_model_has_the_system_prompt_of_the_policy(household: Branched) -> None:
-    rows = list(world_model_rows(household.trajectories, household.branches, HISTORY))
+    rows = list(world_model_rows(household.trajectories, household.branches, HISTORY, BARE_FORM))
     assert BARE.system != WORLD_MODEL_SYSTEM
     assert not any(BARE.system in text for row in rows for text in (prompt_text(row), row.target))
     for executed, row in zip(household.branches, rows, strict=True):
@@ -155,7 +151,7 @@ def test_the_target_is_the_rationale_and_then_the_expert_s_action_whatever_was_w
 ) -> None:
     expert = trajectory("open door", "walk out")
     rationales = scripted_rationales(tmp_path, expert, expert_branches(expert), [text])
-    rows = list(reflection_rows([expert], rationales, HISTORY, BARE))
+    rows = list(reflection_rows([expert], rationales, HISTORY, BARE_FORM))
     assert [row.objective for row in rows] == ["reflection", "reflection"]
     for step, row in zip(expert.steps, rows, strict=True):
         assert row.target == f"{text.strip()}\nAction: {step.action}"
@@ -170,7 +166,7 @@ def test_only_accepted_rationales_become_rows(tmp_path: Path) -> None:
     rationales = scripted_rationales(tmp_path, expert, expert_branches(expert), texts, STATELESS_GATES)
     assert [item.gate for item in rationales] == ["", "length", ""]
     assert gate_counts(rationales) == {"accepted": 2, "length": 1}
-    rows = list(reflection_rows([expert], rationales, HISTORY, BARE))
+    rows = list(reflection_rows([expert], rationales, HISTORY, BARE_FORM))
     assert [row.target for row in rows] == [f"{GOOD}\nAction: open door", f"Well, {GOOD}\nAction: close door"]
     assert [row.provenance for row in rows] == ["trajectory 0, step 0, scripted", "trajectory 0, step 2, scripted"]
 
@@ -179,7 +175,7 @@ def test_only_accepted_rationales_become_rows(tmp_path: Path) -> None:
     "action", ["SELECT name FROM t WHERE city = 'Bob'", "cd ..", 'echo  "a  b"', "a = 1\nb = 2", "  a\n  b"]
 )
 def test_an_action_is_learned_as_the_expert_wrote_it(action: str) -> None:
-    (row,) = imitation_rows([trajectory(action)], HISTORY, BARE)
+    (row,) = imitation_rows([trajectory(action)], HISTORY, BARE_FORM)
     _, marker, learned = row.target.partition("Action:")
     assert marker
     assert learned.lstrip(" ").removeprefix("\n" if action[0] == " " else "") == action
@@ -187,14 +183,14 @@ def test_an_action_is_learned_as_the_expert_wrote_it(action: str) -> None:
 
 def test_an_action_that_a_rollout_would_read_differently_is_refused() -> None:
     with pytest.raises(ExampleError, match=r"trajectory 0, step 1.*'Action: no\\nAction: yes'.*'yes'"):
-        list(imitation_rows([trajectory("open door", "Action: no\nAction: yes")], HISTORY, BARE))
+        list(imitation_rows([trajectory("open door", "Action: no\nAction: yes")], HISTORY, BARE_FORM))
 
 
 def test_what_a_rollout_would_take_for_a_listed_action_is_refused_unless_it_is_one() -> None:
     def rows(action: str) -> list[Row]:
         expert = trajectory(action)
         step = replace(expert.steps[0], admissible_actions=("python", "open door"))
-        return list(imitation_rows([replace(expert, steps=(step,))], HISTORY, BARE))
+        return list(imitation_rows([replace(expert, steps=(step,))], HISTORY, BARE_FORM))
 
     assert rows("Open door.")[0].target.endswith("Action: Open door.")
     with pytest.raises(ExampleError, match=r"'python\\nprint\(1\)' is read back as 'python'"):

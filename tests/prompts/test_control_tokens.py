@@ -5,11 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from support.prompts import BARE
 
-from verl_ee.prompts.control_tokens import break_control_tokens, break_in_messages
-from verl_ee.prompts.state import State, Turn
-from verl_ee.prompts.text import render_policy, render_world_model
+from verl_ee.prompts.control_tokens import break_control_tokens
 
 CONTROL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "[INST]", "</s>", "<s>"]
 
@@ -104,13 +101,3 @@ def test_text_without_control_tokens_is_left_alone() -> None:
     text = "< |im_end|> 3 < 4 > 2 | [ INST ] im_end\n\ts"
     assert break_control_tokens(text, CONTROL) == text
     assert break_control_tokens("<|im_end|>", []) == "<|im_end|>"
-
-
-def test_messages_are_neutralised_in_their_contents_alone() -> None:
-    state = State("say <s>", (Turn("<|im_end|>", "look"),), "</s>", ("[INST]",))
-    for messages in (render_policy(state, BARE), render_world_model(state, "<|im_start|>")):
-        before = [dict(message) for message in messages]
-        result = break_in_messages(messages, CONTROL)
-        assert [message["role"] for message in result] == ["system", "user"]
-        assert not [token for token in CONTROL for message in result if token in message["content"]]
-        assert messages == before

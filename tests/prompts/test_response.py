@@ -7,8 +7,7 @@ import random
 import pytest
 
 from verl_ee.envs.household.env import Household
-from verl_ee.prompts.response import Response, listed_action, read_response
-from verl_ee.prompts.text import render_response
+from verl_ee.prompts.response import Response, listed_action, read_response, render_response
 
 LISTED = ("look", "go to shelf 1", "go to shelf 10", "take box 1 from shelf 1", 'say "hi."')
 

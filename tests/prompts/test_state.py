@@ -17,8 +17,8 @@ def test_history_is_cut_at_its_old_end(length: int, expected: str) -> None:
 def test_a_state_does_not_change_when_the_episode_goes_on() -> None:
     episode = EpisodeHistory("t", 2)
     first = episode.state("o", None)
-    episode.act("o", "a")
+    episode.act(first, "a")
     second = episode.state("p", ["b"])
-    episode.act("p", "b")
+    episode.act(second, "b", "t")
     assert first == State("t", (), "o", None)
     assert second == State("t", (Turn("o", "a"),), "p", ("b",))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from support import actors
-from support.prompts import BARE
+from support.prompts import BARE_FORM
 from transformers import AutoTokenizer
 
 from verl_ee.envs import make
 from verl_ee.experience.expert_states import expert_states
-from verl_ee.prompts.text import render_outcome, render_policy, render_response, render_world_model
 
 Rows = list[tuple[list[int], list[int], str]]
 
@@ -25,9 +24,9 @@ def household_rows() -> Rows:
         after = trajectory.steps[index + 1].observation
         thought = f"If I {step.action}, I will see this. {after}"
         texts = (
-            (render_policy(states[index], BARE), render_response(step.action), "imitation"),
-            (render_world_model(states[index], step.action), render_outcome(after), "world_model"),
-            (render_policy(states[index], BARE), render_response(step.action, thought), "reflection"),
+            (BARE_FORM.policy_prompt(states[index]), BARE_FORM.response(step.action), "imitation"),
+            (BARE_FORM.world_model_prompt(states[index], step.action), BARE_FORM.outcome(after), "world_model"),
+            (BARE_FORM.policy_prompt(states[index]), BARE_FORM.response(step.action, thought), "reflection"),
         )
         for messages, target, name in texts:
             prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

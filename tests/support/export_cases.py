@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 from support.jobs import ROOT
+from support.prompts import TOLD_FORM
 from transformers import AutoTokenizer
 
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
 from verl_ee.cli.exported_rows import config_of_files, rows_of
 from verl_ee.cli.main import main
-from verl_ee.config import CollectConfig, EnvironmentConfig, Objective, PromptConfig
+from verl_ee.config import CollectConfig, EnvironmentConfig, Objective
 from verl_ee.config.group import compose
 from verl_ee.envs.household.env import Household
 from verl_ee.errors import EarlyExperienceError
@@ -106,9 +107,9 @@ def examples(experts: ExpertFile, store: Path, reflections: Path, encoder: Encod
     """What a job builds."""
     trajectories = experts.trajectories
     rows: dict[Objective, Iterable[Row]] = {
-        "imitation": imitation_rows(trajectories, HISTORY, PromptConfig()),
-        "world_model": world_model_rows(trajectories, read_branches(store), HISTORY),
-        "reflection": reflection_rows(trajectories, read_rationales(reflections), HISTORY, PromptConfig()),
+        "imitation": imitation_rows(trajectories, HISTORY, TOLD_FORM),
+        "world_model": world_model_rows(trajectories, read_branches(store), HISTORY, TOLD_FORM),
+        "reflection": reflection_rows(trajectories, read_rationales(reflections), HISTORY, TOLD_FORM),
     }
     return {objective: list(encode(items, encoder)) for objective, items in rows.items()}
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from verl_ee.config import PromptConfig
+from verl_ee.prompts.text import TextFormat
 
 BARE = PromptConfig(system="You act in a text world. Answer with one action.", instruction="")
 """The prompt of the tiny base, as in recipes/household/run.sh."""
 TOLD = PromptConfig()
 """The defaults."""
+
+BARE_FORM, TOLD_FORM = TextFormat(BARE), TextFormat(TOLD)
+"""The format `text` with these."""

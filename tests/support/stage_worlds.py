@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from support.games import expert
+from support.prompts import BARE_FORM
 
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.config.checks import parse
@@ -34,7 +35,7 @@ def letters(messages: list[Message]) -> list[int]:
     return [ord(letter) for message in messages for letter in f"{message['role']}:{message['content']}\n"]
 
 
-ENCODER = Encoder(letters, lambda text: list(map(ord, text)))
+ENCODER = Encoder(letters, lambda text: list(map(ord, text)), list)
 
 
 def write_branches(
@@ -82,7 +83,7 @@ class World:
 
     def stage_data(self, config: EarlyExperienceConfig, max_length: int = 100_000) -> StageData:
         stores = {"world_model": self.store, "reflection": self.store}
-        return StageData(config, self.trajectories, ENCODER, stores, self.folder, max_length)
+        return StageData(config, self.trajectories, BARE_FORM, ENCODER, stores, self.folder, max_length)
 
 
 def config(

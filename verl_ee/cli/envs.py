@@ -39,7 +39,7 @@ def add_to(commands: Commands) -> None:
         metavar="SPLIT[:FIRST]",
         help="split, and the index of its first task (default 0); may be repeated",
     )
-    for key in ("system", "instruction"):
+    for key in ("format", "system", "instruction", "template"):
         tasks.add_argument(
             f"--prompt-{key}", metavar="TEXT", help=f"early_experience.prompt.{key} of the job; its default if left out"
         )
@@ -88,8 +88,9 @@ def _first_trajectory(args: argparse.Namespace, env: gymnasium.Env[str, str]) ->
 def _tasks(args: argparse.Namespace) -> None:
     from verl_ee.config import PromptConfig
     from verl_ee.experience.task_files import write_tasks
+    from verl_ee.prompts import prompt_format
 
-    given = {"system": args.prompt_system, "instruction": args.prompt_instruction}
+    given = {key: getattr(args, f"prompt_{key}") for key in ("format", "system", "instruction", "template")}
     prompt = PromptConfig.model_validate({key: text for key, text in given.items() if text is not None})
     env = make_environment(args)
     tasks = []
@@ -99,4 +100,4 @@ def _tasks(args: argparse.Namespace) -> None:
             raise ConfigError(f"--split {item!r}: expected SPLIT or SPLIT:FIRST, FIRST a number.")
         chosen = tasks_from(tasks_of(env, split, "a task file"), split, int(first or 0), args.n)
         tasks += [(split, task) for task in chosen]
-    print(f"{write_tasks(args.out, env, tasks, prompt)} tasks in {args.out}")
+    print(f"{write_tasks(args.out, env, tasks, prompt_format(prompt))} tasks in {args.out}")

@@ -33,6 +33,7 @@ from verl_ee.objectives.reflection.rationales import read_rationales
 from verl_ee.objectives.row_files import STEMS, read_rows
 from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageRows
+from verl_ee.prompts import prompt_format
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import RunState
 
@@ -75,7 +76,7 @@ def rows_of(config: EarlyExperienceConfig, texts: Path) -> dict[Objective, Itera
         _check_store(stores, config.world_model.collect, experts, environment)
     if "reflection" in objectives:
         _check_rationales(texts, experts, environment)
-    rows = StageRows(config, experts.trajectories, stores, texts, given_rows)
+    rows = StageRows(config, experts.trajectories, prompt_format(config.prompt), stores, texts, given_rows)
     return {objective: rows.rows(objective) for objective in STEMS if objective in built(config)}
 
 

@@ -31,18 +31,28 @@ def _text(value: object) -> object:
         raise ConfigError(f"{ROOT}.prompt: {value!r} cannot be read ({reason}). Name a text file.") from None
 
 
-PromptText = Annotated[str, BeforeValidator(_text)]
+PromptText = Annotated[str | None, BeforeValidator(_text)]
 
 
 class PromptConfig(FrozenModel):
-    """Texts of a prompt besides the state."""
+    """Form of prompts and responses, and what prompts say besides the state (docs/prompts.md)."""
 
-    system: PromptText = "You act in a text world, one action at a time."
-    """System message; empty: none. `file:PATH` reads the text from a file, here and in `instruction`."""
-    instruction: PromptText = (
-        "What do you do next? You may think first. End with one line in this form:\nAction: <your next action>"
-    )
-    """End of every prompt, which tells the policy how to answer; empty: nothing."""
+    format: str = "text"
+    """`text`: one user message, `Action:` in the response. `tagged`: one user message, `<think>` and `<action>`.
+    `react`: a growing chat of observation, thought and action. `module:Class`: your own."""
+    system: PromptText = None
+    """System message; empty: none, null: the format's. `file:PATH` reads the text from a file, here and in the other
+    texts."""
+    instruction: PromptText = None
+    """Text that tells the policy how to answer; empty: nothing, null: the format's."""
+    template: PromptText = None
+    """Jinja template of the user message, in place of the format's; of each of them in `react`."""
+    thoughts_in_history: bool | None = None
+    """Whether past turns show thoughts; null: in `react` alone."""
+    max_listed: Annotated[int, Field(ge=0)] | None = None
+    """Listed actions in a prompt at most; 0: no list, null: all."""
+    listed: Literal["first", "sampled"] = "first"
+    """Which of them are shown where there are more: the first, or some by the state's own seed."""
 
 
 class StageConfig(FrozenModel):
@@ -89,8 +99,8 @@ class EarlyExperienceConfig(FrozenModel):
     prompt: PromptConfig = PromptConfig()
     max_experts: Annotated[int, Field(ge=1)] | None = None
     """Use only the first so many of the trajectories that pass `experts_filter`."""
-    history_length: Annotated[int, Field(ge=0)] = 8
-    """Past turns shown in a prompt."""
+    history_length: Annotated[int, Field(ge=0)] | None = 8
+    """Past turns shown in a prompt; null: all."""
     max_turns: Annotated[int, Field(ge=1)] = 30
     """Turns after which an episode ends in GRPO and in evaluation."""
     episode_reward: Literal["last", "sum"] = "last"

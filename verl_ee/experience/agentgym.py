@@ -12,8 +12,7 @@ from verl_ee.config import EnvironmentConfig
 from verl_ee.envs import ExpertStep, ExpertTrajectory, arguments, version_of
 from verl_ee.errors import ConfigError, ExpertFileError
 from verl_ee.experience.files.json_lines import JsonObject, Value, check_keys, read_objects, typed_value
-from verl_ee.prompts.response import read_response
-from verl_ee.prompts.text import ACTION_PREFIX
+from verl_ee.prompts.response import ACTION_PREFIX, read_response
 
 THOUGHT = "Thought:"
 SIDES = ("human", "gpt")

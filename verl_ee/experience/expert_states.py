@@ -7,12 +7,12 @@ from verl_ee.errors import ExpertFileError
 from verl_ee.prompts.state import EpisodeHistory, State
 
 
-def expert_states(trajectory: ExpertTrajectory, history_length: int) -> list[State]:
+def expert_states(trajectory: ExpertTrajectory, history_length: int | None) -> list[State]:
     """Return the state before each step of an expert trajectory.
 
     Args:
         trajectory: the trajectory.
-        history_length: past turns in a state.
+        history_length: past turns in a state; None: all.
 
     Raises:
         ExpertFileError: if the instruction is open.
@@ -21,7 +21,7 @@ def expert_states(trajectory: ExpertTrajectory, history_length: int) -> list[Sta
     states = []
     for step in trajectory.steps:
         states.append(episode.state(step.observation, step.admissible_actions))
-        episode.act(step.observation, step.action)
+        episode.act(states[-1], step.action, step.thought)
     return states
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from verl_ee.config import CollectConfig, EnvironmentConfig, PromptConfig
+from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.config.base import ROOT
 from verl_ee.envs import arguments, without_module
 from verl_ee.errors import ErrorType
@@ -77,7 +77,7 @@ def source_of(environment: EnvironmentConfig, experts: ExpertFile) -> dict[str, 
 
 
 def provenance_of(
-    environment: EnvironmentConfig, config: CollectConfig, experts: ExpertFile, prompt: PromptConfig | None = None
+    environment: EnvironmentConfig, config: CollectConfig, experts: ExpertFile, asked: str | None = None
 ) -> dict[str, str]:
     """Return what identifies a collection: everything that its bytes depend on, and nothing else.
 
@@ -85,11 +85,10 @@ def provenance_of(
         environment: the environment that is branched.
         config: how it is branched.
         experts: the trajectories whose states are branched.
-        prompt: what a policy that proposes alternatives is asked; None where none does.
+        asked: what a policy that proposes alternatives is asked (`prompts.formats.asked`); None where none does.
     """
-    asked = {} if prompt is None else {"prompt": prompt.model_dump_json()}
     return {
-        **asked,
+        **({} if asked is None else {"prompt": asked}),
         **source_of(environment, experts),
         "unplayable": ",".join(map(str, experts.unplayable)),
         "collect": config.model_dump_json(include=set(DECISIVE)),

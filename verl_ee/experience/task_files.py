@@ -8,17 +8,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verl_ee.config import PromptConfig
 from verl_ee.envs import TextEnv
 from verl_ee.experience.files.atomic import atomic
 from verl_ee.experience.files.parquet import TableRow
+from verl_ee.prompts.format import PromptFormat
 from verl_ee.prompts.state import EpisodeHistory
-from verl_ee.prompts.text import render_policy
 
 AGENT_NAME = "early_experience"
 
 
-def write_tasks(path: Path, env: TextEnv, tasks: Iterable[tuple[str, str]], prompt: PromptConfig) -> int:
+def write_tasks(path: Path, env: TextEnv, tasks: Iterable[tuple[str, str]], form: PromptFormat) -> int:
     """Write tasks as a Parquet file for `data.train_files` or `data.val_files`, and return their number.
 
     A row's `prompt` is the first state of the task, so verl's single-turn agent can use the file too; `agent_name`
@@ -28,7 +27,7 @@ def write_tasks(path: Path, env: TextEnv, tasks: Iterable[tuple[str, str]], prom
         path: the file.
         env: the environment of the tasks.
         tasks: pairs of split and task id; the split ends the row's `data_source`, by which verl groups its metrics.
-        prompt: what a prompt says besides the state.
+        form: form of the prompts.
     """
     name = (env.spec.id if env.spec else type(env.unwrapped).__name__).rsplit("/", 1)[-1].lower()
     rows: list[TableRow] = []
@@ -39,7 +38,7 @@ def write_tasks(path: Path, env: TextEnv, tasks: Iterable[tuple[str, str]], prom
             {
                 "data_source": f"{name}/{split}",
                 "agent_name": AGENT_NAME,
-                "prompt": render_policy(state, prompt),
+                "prompt": form.policy_prompt(state),
                 "ability": "agent",
                 "reward_model": {"style": "rule", "ground_truth": ""},
                 "extra_info": {"index": index, "task": task, "split": split},

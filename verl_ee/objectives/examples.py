@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from verl_ee.config.models import Objective
 from verl_ee.errors import ExampleError
 from verl_ee.objectives.rows import Row
-from verl_ee.prompts.text import Message
+from verl_ee.prompts.format import Message
 
 EncodePrompt = Callable[[list[Message]], list[int]]
 EncodeTarget = Callable[[str], list[int]]
+Neutralise = Callable[[list[Message]], list[Message]]
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,13 @@ class Encoder:
     Attributes:
         prompt: encodes messages, with the very function of the rollouts: prompts are equal token for token.
         target: encodes a response, its end-of-turn token included.
+        neutral: breaks control tokens in messages that hold texts of an environment, and have not been rendered by a
+            format that does so.
     """
 
     prompt: EncodePrompt
     target: EncodeTarget
+    neutral: Neutralise
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,12 @@ def encode(rows: Iterable[Row], encoder: Encoder) -> Iterator[Example]:
     for row in rows:
         prompt, target = encoder.prompt(list(row.prompt)), encoder.target(row.target)
         yield Example(tuple(prompt), tuple(target), row.objective, provenance=row.provenance)
+
+
+def neutral_row(row: Row, encoder: Encoder) -> Row:
+    """Return a row whose texts hold no control tokens but the model's own."""
+    *prompt, answer = encoder.neutral(row.messages)
+    return replace(row, prompt=tuple(prompt), target=answer["content"])
 
 
 def within_length(examples: Iterable[Example], max_length: int, max_dropped: float, stage: str) -> ExampleSet:

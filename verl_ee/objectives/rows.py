@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-from verl_ee.config import PromptConfig
 from verl_ee.config.models import Objective
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ExampleError, ExampleFileError, did_you_mean
@@ -19,9 +18,9 @@ from verl_ee.experience.files.json_lines import check_keys, typed_value
 from verl_ee.experience.store import ExecutedBranch
 from verl_ee.objectives.reflection.rationales import Rationale
 from verl_ee.objectives.targets import TargetBuilder, raw_target
-from verl_ee.prompts.response import listed_action, read_response
+from verl_ee.prompts.format import Message, PromptFormat
+from verl_ee.prompts.response import listed_action
 from verl_ee.prompts.state import State
-from verl_ee.prompts.text import Message, render_outcome, render_policy, render_response, render_world_model
 
 Turns = Literal["last", "all"]
 """The messages of the assistant that are learned, where a conversation has several."""
@@ -52,7 +51,7 @@ class Row:
 
 
 def imitation_rows(
-    trajectories: Iterable[ExpertTrajectory], history_length: int, wording: PromptConfig
+    trajectories: Iterable[ExpertTrajectory], history_length: int | None, form: PromptFormat
 ) -> Iterator[Row]:
     """Yield one row per expert step: the state, then the expert's thought (if it has one) and action.
 
@@ -66,15 +65,15 @@ def imitation_rows(
             expert_step, provenance = trajectory.steps[step], f"trajectory {index}, step {step}"
             if expert_step.solved:
                 continue
-            response = _response(expert_step.action, expert_step.thought, state, provenance)
-            yield Row(tuple(render_policy(state, wording)), response, "imitation", provenance)
+            response = _response(form, expert_step.action, expert_step.thought, state, provenance)
+            yield Row(tuple(form.policy_prompt(state)), response, "imitation", provenance)
 
 
 def reflection_rows(
     trajectories: Sequence[ExpertTrajectory],
     rationales: Iterable[Rationale],
-    history_length: int,
-    wording: PromptConfig,
+    history_length: int | None,
+    form: PromptFormat,
 ) -> Iterator[Row]:
     """Yield one row per accepted rationale: the state, then the rationale and the expert's action (equation 4).
 
@@ -86,16 +85,18 @@ def reflection_rows(
             continue
         ref = rationale.ref
         state = states[ref.trajectory][ref.step]
-        prompt = render_policy(state, wording)
+        prompt = form.policy_prompt(state)
         provenance = f"trajectory {ref.trajectory}, step {ref.step}, {rationale.writer}"
-        response = _response(trajectories[ref.trajectory].steps[ref.step].action, rationale.text, state, provenance)
+        action = trajectories[ref.trajectory].steps[ref.step].action
+        response = _response(form, action, rationale.text, state, provenance)
         yield Row(tuple(prompt), response, "reflection", provenance)
 
 
 def world_model_rows(
     trajectories: Sequence[ExpertTrajectory],
     branches: Iterable[ExecutedBranch],
-    history_length: int,
+    history_length: int | None,
+    form: PromptFormat,
     target: TargetBuilder = raw_target,
 ) -> Iterator[Row]:
     """Yield one row per branch: the state and an action, then the outcome of the action (equation 3).
@@ -106,24 +107,24 @@ def world_model_rows(
     for branch in branches:
         ref = branch.ref
         state = states[ref.trajectory][ref.step]
-        prompt = render_world_model(state, branch.outcome.action)
+        prompt = form.world_model_prompt(state, branch.outcome.action)
         provenance = f"trajectory {ref.trajectory}, step {ref.step}, {branch.transition[:12]}"
-        yield Row(tuple(prompt), render_outcome(target(state, branch)), "world_model", provenance)
+        yield Row(tuple(prompt), form.outcome(target(state, branch)), "world_model", provenance)
 
 
-def _response(action: str, thought: str | None, state: State, provenance: str) -> str:
+def _response(form: PromptFormat, action: str, thought: str | None, state: State, provenance: str) -> str:
     """Return the response that takes an action in a state.
 
     Raises:
         ExampleError: if a rollout would read another action from it.
     """
-    response, listed = render_response(action, thought), state.admissible_actions or ()
-    read = read_response(response, listed).action or ""
+    response, listed = form.response(action, thought), state.admissible_actions or ()
+    read = form.read(response, listed).action or ""
     # One that the environment lists in a slightly other form is executed so.
     if read.strip() != action.strip() and read != listed_action(action, listed):
         raise ExampleError(
             f"{provenance}: a response with the action {action!r} is read back as {read!r}, so the policy would learn "
-            "to do something else. Take the step out, or write the action without a line that begins with 'Action:'."
+            f"to do something else. Take the step out, or write the action without {form.answer_mark!r}."
         )
     return response
 

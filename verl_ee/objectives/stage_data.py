@@ -10,12 +10,13 @@ from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import StoreError
 from verl_ee.experience.store import ExecutedBranch, read_branches
 from verl_ee.objectives.branch_selection import allowed_branches, within_budget, within_states
-from verl_ee.objectives.examples import Encoder, Example, ExampleSet, encode, within_length
+from verl_ee.objectives.examples import Encoder, Example, ExampleSet, encode, neutral_row, within_length
 from verl_ee.objectives.reflection.rationales import read_rationales
 from verl_ee.objectives.rows import Row, imitation_rows, reflection_rows, world_model_rows
 from verl_ee.objectives.schedule import most_examples, optimizer_steps_of, remaining_steps
 from verl_ee.objectives.summaries import SUMMARIES_FILE, SummaryRequest, read_summaries, summary_requests
 from verl_ee.objectives.targets import target_builder
+from verl_ee.prompts.format import PromptFormat
 
 
 class StageRows:
@@ -25,6 +26,7 @@ class StageRows:
         self,
         config: EarlyExperienceConfig,
         trajectories: Sequence[ExpertTrajectory],
+        form: PromptFormat,
         stores: Mapping[str, Path],
         texts: Path,
         given_rows: Mapping[Objective, Sequence[Row]] | None = None,
@@ -34,12 +36,14 @@ class StageRows:
         Args:
             config: config of the job.
             trajectories: trajectories of the expert file.
+            form: form of prompts and responses.
             stores: folder of each set of branches.
             texts: folder of the rationales and the summaries.
             given_rows: rows of `early_experience.examples`; an objective that has some is not built.
         """
         self._config = config
         self._trajectories = trajectories
+        self._form = form
         self._stores = stores
         self._texts = texts
         self._given_rows = given_rows or {}
@@ -54,11 +58,10 @@ class StageRows:
             return self._world_model_rows()
         if objective in self._given_rows:
             return self._given_rows[objective]
+        history_length = self._config.history_length
         if objective == "imitation":
-            return imitation_rows(self._trajectories, self._config.history_length, self._config.prompt)
-        return reflection_rows(
-            self._trajectories, read_rationales(self._texts), self._config.history_length, self._config.prompt
-        )
+            return imitation_rows(self._trajectories, history_length, self._form)
+        return reflection_rows(self._trajectories, read_rationales(self._texts), history_length, self._form)
 
     def summary_requests(self) -> list[SummaryRequest]:
         """Return the transitions that need a summary: those of the world model, if it predicts summaries.
@@ -81,7 +84,7 @@ class StageRows:
             summaries = read_summaries(self._texts)
             branches = [branch for branch in branches if self._summary_of(branch, summaries)]
         builder = target_builder(config, summaries)
-        return list(world_model_rows(self._trajectories, branches, self._config.history_length, builder))
+        return list(world_model_rows(self._trajectories, branches, self._config.history_length, self._form, builder))
 
     def _branches(self) -> Sequence[ExecutedBranch]:
         """Return the branches that the settings and the budget of the world model let through."""
@@ -133,6 +136,7 @@ class StageData(StageRows):
         self,
         config: EarlyExperienceConfig,
         trajectories: Sequence[ExpertTrajectory],
+        form: PromptFormat,
         encoder: Encoder,
         stores: Mapping[str, Path],
         texts: Path,
@@ -145,6 +149,7 @@ class StageData(StageRows):
         Args:
             config: config of the job.
             trajectories: trajectories of the expert file.
+            form: form of prompts and responses, in which texts of an environment hold no control tokens.
             encoder: encoder of prompts and targets.
             stores: folder of each set of branches.
             texts: folder of the rationales and the summaries.
@@ -152,7 +157,7 @@ class StageData(StageRows):
             given_rows: rows of `early_experience.examples`; an objective that has some is not built.
             recorded: examples of imitation, in place of the expert file's.
         """
-        super().__init__(config, trajectories, stores, texts, given_rows)
+        super().__init__(config, trajectories, form, stores, texts, given_rows)
         self._encoder, self._max_length, self._recorded = encoder, max_length, recorded
 
     def examples(self, name: str) -> ExampleSet:
@@ -188,7 +193,10 @@ class StageData(StageRows):
     def _encoded(self, objective: Objective) -> Iterable[Example]:
         if objective == "imitation" and self._recorded is not None:
             return self._recorded
-        return encode(self.rows(objective), self._encoder)
+        rows = self.rows(objective)
+        # Rows of a file hold whatever somebody wrote there.
+        given = objective in self._given_rows
+        return encode((neutral_row(row, self._encoder) for row in rows) if given else rows, self._encoder)
 
     def _example_count(self, objective: Objective) -> int:
         if objective == "imitation" and self._recorded is not None:

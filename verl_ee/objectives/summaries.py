@@ -20,7 +20,7 @@ from verl_ee.experience.files.parquet import TableRow, read_table
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.store import ExecutedBranch
 from verl_ee.objectives.writing.text_writing import TextWriter, write_missing_texts
-from verl_ee.prompts.text import Message
+from verl_ee.prompts.format import Message
 
 SUMMARIES_FILE = "summaries.parquet"
 SUMMARY_SCHEMA = pa.schema([("transition", pa.string()), ("text", pa.string()), ("writer", pa.string())])

@@ -1,33 +1,32 @@
-"""Prompts: the text form of states, actions and outcomes, and the way back from a response to an action."""
+"""Prompts: the forms of states, actions and outcomes, and the way back from a response to an action."""
 
 from __future__ import annotations
 
-from verl_ee.prompts.control_tokens import break_control_tokens, break_in_messages
+from verl_ee.prompts.format import Message, PromptFormat
+from verl_ee.prompts.formats import prompt_format
+from verl_ee.prompts.neutral import ControlTokens, NeutralFormat
+from verl_ee.prompts.react import ReactFormat
 from verl_ee.prompts.response import Response, listed_action, read_response
 from verl_ee.prompts.state import EpisodeHistory, State, Turn, recent
-from verl_ee.prompts.text import (
-    Message,
-    render_outcome,
-    render_policy,
-    render_response,
-    render_world_model,
-    state_text,
-)
+from verl_ee.prompts.state_text import state_text
+from verl_ee.prompts.tagged import TaggedFormat
+from verl_ee.prompts.text import TextFormat
 
 __all__ = [
+    "ControlTokens",
     "EpisodeHistory",
     "Message",
+    "NeutralFormat",
+    "PromptFormat",
+    "ReactFormat",
     "Response",
     "State",
+    "TaggedFormat",
+    "TextFormat",
     "Turn",
-    "break_control_tokens",
-    "break_in_messages",
     "listed_action",
+    "prompt_format",
     "read_response",
     "recent",
-    "render_outcome",
-    "render_policy",
-    "render_response",
-    "render_world_model",
     "state_text",
 ]

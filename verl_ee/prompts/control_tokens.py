@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-
-from verl_ee.prompts.text import Message
+from collections.abc import Iterable, Iterator
 
 
 def break_control_tokens(text: str, control_tokens: Iterable[str]) -> str:
@@ -24,14 +22,6 @@ def break_control_tokens(text: str, control_tokens: Iterable[str]) -> str:
         while token in text:
             text = text.replace(token, f"{token[0]}{gap}{token[1:]}")
     return text
-
-
-def break_in_messages(messages: Iterable[Message], control_tokens: Sequence[str]) -> list[Message]:
-    """Return `messages` with every control token in their contents broken (see `break_control_tokens`)."""
-    return [
-        {"role": message["role"], "content": break_control_tokens(message["content"], control_tokens)}
-        for message in messages
-    ]
 
 
 def _gaps() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The way back from a response to an action, the same for agent loop, proposer and evaluation.
+"""A response with `Action:`, and the way back from it to an action.
 
 An action is taken as it was written. Where the environment lists actions, one that is named loosely (another case,
 quotes, one full stop, the number of a list, markdown, no prefix) is taken as it is listed.
@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+ACTION_PREFIX = "Action:"
 _MARKER = re.compile(
     r"^[^\S\n]*(?:(?:\(?\d+[.):]|[-*+>#\u2022]+)[^\S\n]+)?(?P<mark>\*\*|__|\*|_|`)?(?:Action|ACTION)"
     r"(?P<closed>(?P=mark))?:(?(mark)(?(closed)|(?P<closed_after>(?P=mark))?))",
@@ -50,18 +51,28 @@ def read_response(text: str, listed: Sequence[str] | None = None) -> Response:
     """
     markers = list(_MARKER.finditer(text))
     if not markers:
-        return _unmarked(text, listed or ())
+        return read_unmarked(text, listed or ())
     marker = markers[-1]
-    written = _trimmed(text[marker.end() :])
+    written = trimmed(text[marker.end() :])
     if marker["mark"] and marker["closed"] is None and marker["closed_after"] is None:
         # The mark was opened before `Action:` and is closed behind the action.
         written = written.removesuffix(marker["mark"]).rstrip()
+    return Response(named_action(written, listed) or None, text[: marker.start()].strip())
+
+
+def render_response(action: str, thought: str | None = None) -> str:
+    """Return the response that takes `action`, after `thought` if there is one."""
+    # The indentation of a first line survives on a line of its own.
+    line = f"{ACTION_PREFIX}\n{action}" if action[:1].isspace() else f"{ACTION_PREFIX} {action}"
+    return f"{thought.strip()}\n{line}" if thought and thought.strip() else line
+
+
+def named_action(written: str, listed: Sequence[str] | None) -> str:
+    """Return the listed action that a written one names, whole or with its first line; else the written one."""
+    if not listed or written in listed:
+        return written
     first_line = written.partition("\n")[0]
-    action = written
-    if listed and written not in listed:
-        named = listed_action(written, listed, _NUMBER_MARK) or listed_action(first_line, listed, _NUMBER_MARK)
-        action = named or written
-    return Response(action or None, text[: marker.start()].strip())
+    return listed_action(written, listed, _NUMBER_MARK) or listed_action(first_line, listed, _NUMBER_MARK) or written
 
 
 def listed_action(text: str, listed: Sequence[str], list_mark: re.Pattern[str] = _LIST_MARK) -> str | None:
@@ -83,7 +94,8 @@ def _by_form(listed: Sequence[str], list_mark: re.Pattern[str]) -> dict[str, str
     return {form: actions.pop() for form, actions in named.items() if form and len(actions) == 1}
 
 
-def _unmarked(text: str, listed: Sequence[str]) -> Response:
+def read_unmarked(text: str, listed: Sequence[str]) -> Response:
+    """Read a response without a mark: a line that names a listed action is that action, unless others name others."""
     lines = text.split("\n")
     exact, by_form = set(listed), _by_form(listed, _LIST_MARK)
     named = dict[int, str]()
@@ -97,7 +109,7 @@ def _unmarked(text: str, listed: Sequence[str]) -> Response:
     return Response(named[index], "\n".join(lines[:index]).strip())
 
 
-def _trimmed(text: str) -> str:
+def trimmed(text: str) -> str:
     """Return a text without outer white space; a first line that follows on an empty one keeps its indentation."""
     first, newline, rest = text.partition("\n")
     if first.strip() or not newline:

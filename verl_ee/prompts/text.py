@@ -1,71 +1,36 @@
-"""One text form for states, actions and outcomes, shared by every stage.
-
-Imitation, world model, reflection, GRPO and evaluation all build their chat messages here, so a prompt in training
-equals the prompt of a rollout. `verl_ee.prompts.response` is the way back, from a response to an action.
-"""
+"""Format `text`: one user message with task, past turns, observation and listed actions; `Action:` in the response."""
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Sequence
 
-from verl_ee.config import PromptConfig
+from verl_ee.prompts.builtin import BuiltinFormat
+from verl_ee.prompts.format import Message
+from verl_ee.prompts.response import Response, read_response, render_response
 from verl_ee.prompts.state import State
-
-WORLD_MODEL_SYSTEM = "You are the text world. Tell what the action leads to."
-ACTION_PREFIX = "Action:"
-OUTCOME_OPEN, OUTCOME_CLOSE = "<observation>", "</observation>"
+from verl_ee.prompts.state_text import state_text
 
 
-class Message(TypedDict):
-    """A chat message in OpenAI form."""
+class TextFormat(BuiltinFormat):
+    """Plain text, which any instruct model can follow."""
 
-    role: str
-    content: str
+    default_instruction = (
+        "What do you do next? You may think first. End with one line in this form:\nAction: <your next action>"
+    )
 
+    def policy_prompt(self, state: State) -> list[Message]:
+        """Return the messages that ask the policy for an action in a state."""
+        shown = self._shown(state)
+        if self._template is not None:
+            content = self._template.render(shown, self.instruction)
+        else:
+            content = "\n\n".join(filter(None, (state_text(shown, thoughts=True), self.instruction)))
+        return self._conversation([{"role": "user", "content": content}])
 
-def render_policy(state: State, prompt: PromptConfig) -> list[Message]:
-    """Return the messages that ask the policy for an action in `state`.
+    def response(self, action: str, thought: str | None = None) -> str:
+        """Return the response that takes an action, after a thought if there is one."""
+        return render_response(action, thought)
 
-    Args:
-        state: all that the agent sees.
-        prompt: what the messages say besides the state.
-    """
-    content = state_text(state)
-    if prompt.instruction:
-        content = f"{content}\n\n{prompt.instruction}"
-    system: list[Message] = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    return [*system, {"role": "user", "content": content}]
-
-
-def render_world_model(state: State, action: str) -> list[Message]:
-    """Return the messages that ask for the outcome of `action` in `state`.
-
-    The system prompt differs from the policy's, and the target is delimited (`render_outcome`), so a policy that
-    learned both does not answer with an observation where an action belongs.
-    """
-    content = f"{state_text(state)}\n{ACTION_PREFIX} {action}"
-    return [{"role": "system", "content": WORLD_MODEL_SYSTEM}, {"role": "user", "content": content}]
-
-
-def render_response(action: str, thought: str | None = None) -> str:
-    """Return the response that takes `action`, after `thought` if there is one."""
-    # The indentation of a first line survives on a line of its own.
-    line = f"{ACTION_PREFIX}\n{action}" if action[:1].isspace() else f"{ACTION_PREFIX} {action}"
-    return f"{thought.strip()}\n{line}" if thought and thought.strip() else line
-
-
-def render_outcome(observation: str) -> str:
-    """Return the target of a world-model example."""
-    return f"{OUTCOME_OPEN} {observation} {OUTCOME_CLOSE}"
-
-
-def state_text(state: State) -> str:
-    """Return a state as every prompt shows it."""
-    lines = [f"Task: {state.task}"] if state.task else []
-    for turn in state.history:
-        lines += [turn.observation, f"> {turn.action}"]
-    lines.append(state.observation)
-    if state.admissible_actions is not None:
-        lines.append("You can:")
-        lines += state.admissible_actions
-    return "\n".join(lines)
+    def read(self, text: str, listed: Sequence[str] | None = None) -> Response:
+        """Take a response apart (see `verl_ee.prompts.response`)."""
+        return read_response(text, listed)

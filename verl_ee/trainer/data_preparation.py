@@ -29,6 +29,8 @@ from verl_ee.objectives.row_files import read_rows
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.objectives.summaries import write_summaries
 from verl_ee.objectives.writing.endpoint import EndpointWriter
+from verl_ee.prompts.formats import asked
+from verl_ee.prompts.neutral import NeutralFormat
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.summary import RunSummary
 from verl_ee.trainer.checks.experts import check_own_data, check_played, experts_of
@@ -37,6 +39,7 @@ from verl_ee.trainer.rollout.context import context_length
 from verl_ee.trainer.rollout.demonstrations import recorded
 from verl_ee.trainer.rollout.proposer import PolicyProposer
 from verl_ee.trainer.rollout.sampler import Sampler, sequences_at_a_time
+from verl_ee.trainer.rollout.tokens import neutral_format
 from verl_ee.trainer.rollout.writer import PolicyWriter
 from verl_ee.trainer.stage_log import collected_line
 
@@ -85,6 +88,7 @@ class DataPreparation:
         data = StageData(
             early,
             experts.trajectories,
+            self._form(),
             self.encoder,
             stores,
             self.folder.files,
@@ -142,7 +146,8 @@ class DataPreparation:
         if config.cache is None and shares_cache:
             config = config.model_copy(update={"cache": str(self.folder.cache)})
         is_listed = config.alternatives in LISTED
-        provenance = provenance_of(environment, config, experts, None if is_listed else self.early.prompt)
+        asked_for = None if is_listed else asked(self.early.prompt, self._form())
+        provenance = provenance_of(environment, config, experts, asked_for)
         collection = Collection(self.folder.store(name), trajectories, environment, config, provenance)
         if collection.closed:
             return
@@ -219,11 +224,14 @@ class DataPreparation:
             self.tokenizer,
             config,
             self._sampling(),
-            self.early.prompt,
+            self._form(),
             policy,
             max_prompt,
             window,
         )
+
+    def _form(self) -> NeutralFormat:
+        return neutral_format(self.early.prompt, self.tokenizer)
 
     def _writer(self, name: str, config: WriterConfig) -> EndpointWriter | PolicyWriter:
         """Return a writer that is a language model: of an endpoint, or the policy of the job."""

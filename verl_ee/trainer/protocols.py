@@ -36,6 +36,18 @@ class ActorUpdate(TypedDict):
     metrics: Mapping[str, Numbers]
 
 
+class AddedToken(Protocol):
+    """A token that was added to the vocabulary of a tokenizer.
+
+    Attributes:
+        content: its text.
+        special: whether it is no text: a decoder may leave it out.
+    """
+
+    content: str
+    special: bool
+
+
 class Tokenizer(Protocol):
     """A Hugging Face tokenizer.
 
@@ -43,11 +55,13 @@ class Tokenizer(Protocol):
         eos_token_id: token that ends a response, or None.
         pad_token_id: token of the padding, or None.
         all_special_tokens: texts of its special tokens.
+        added_tokens_decoder: its added tokens, by id.
     """
 
     eos_token_id: int | None
     pad_token_id: int | None
     all_special_tokens: list[str]
+    added_tokens_decoder: Mapping[int, AddedToken]
 
     def get_added_vocab(self) -> dict[str, int]:
         """Return the tokens that were added to the vocabulary, with their ids."""

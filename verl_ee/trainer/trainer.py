@@ -62,8 +62,9 @@ class EarlyExperience(PPOTrainer):
             # One spelling: verl deletes older checkpoints by their path, and knows no `~`.
             config.trainer.default_local_dir = str(self.folder.root)
             # The texts of files are read once, so that rollouts anywhere have those of the stages.
-            for key, text in self.early.prompt.model_dump().items():
-                OmegaConf.update(config, f"{ROOT}.prompt.{key}", text.replace("${", "\\${"))
+            for key, value in self.early.prompt.model_dump().items():
+                text = value.replace("${", "\\${") if isinstance(value, str) else value
+                OmegaConf.update(config, f"{ROOT}.prompt.{key}", text)
             if not stages_done and self.summary.stage(BASE) is not None:
                 # An earlier attempt evaluated the model that the stages start from.
                 config.trainer.val_before_train = False

@@ -26,13 +26,14 @@ from verl_ee.experience.open_parts import PARTS, open_parts
 from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.store import read_branches
 from verl_ee.objectives.rows import imitation_rows, world_model_rows
+from verl_ee.prompts import Message
 from verl_ee.prompts.state import EpisodeHistory, State
-from verl_ee.prompts.text import Message, render_policy, render_world_model
+from verl_ee.prompts.text import TextFormat
 
 pytestmark = pytest.mark.usefixtures("cluster")
 ROOMS = EnvironmentConfig(id=rooms.ID)
 CONFIG = CollectConfig(k=2, workers=1)
-HISTORY, WORDING = 2, PromptConfig()
+HISTORY, FORM = 2, TextFormat(PromptConfig())
 TASKS = ("0", "1", "2", "3")
 
 
@@ -57,7 +58,7 @@ def rolled_out(task: str) -> Iterator[tuple[State, str]]:
     history = EpisodeHistory(info["task"], HISTORY)
     for action in rooms.solution(task):
         yield history.state(observation, info["admissible_actions"]), action
-        history.act(observation, action)
+        history.act(history.state(observation, info["admissible_actions"]), action)
         observation, _, _, _, info = env.step(action)
 
 
@@ -72,15 +73,15 @@ def test_an_import_that_leaves_all_open_is_collected_and_learned_as_rollouts_see
     states = [(state, action) for task in TASKS for state, action in rolled_out(task)]
     assert (result.states, result.lost, result.failed, result.branches) == (len(states), 0, 0, 3 * len(states))
 
-    policy: list[list[Message]] = [render_policy(state, WORDING) for state, _ in states]
-    rows = list(imitation_rows(experts.trajectories, HISTORY, WORDING))
+    policy: list[list[Message]] = [FORM.policy_prompt(state) for state, _ in states]
+    rows = list(imitation_rows(experts.trajectories, HISTORY, FORM))
     assert [list(row.prompt) for row in rows] == policy
     assert "Task: Find lamp 3." in policy[-1][-1]["content"]
     assert "You can:\ngo back\ntake lamp\nwait" in policy[-1][-1]["content"]
     branches = read_branches(tmp_path / "store")
     experts_own = [branch for branch in branches if branch.proposer == "expert"]
-    outcomes = [list(row.prompt) for row in world_model_rows(experts.trajectories, experts_own, HISTORY)]
-    assert outcomes == [render_world_model(state, action) for state, action in states]
+    outcomes = [list(row.prompt) for row in world_model_rows(experts.trajectories, experts_own, HISTORY, FORM)]
+    assert outcomes == [FORM.world_model_prompt(state, action) for state, action in states]
     assert experts.trajectories[3].final_observation == "You are in the attic. You hold the lamp."
 
 

@@ -14,7 +14,7 @@ import torch
 from support import actors, megatron_actors
 from support.job_checks import CPU
 from support.megatron_actors import Row
-from support.prompts import BARE
+from support.prompts import BARE_FORM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
@@ -23,7 +23,6 @@ from verl_ee.envs import make
 from verl_ee.experience.expert_files import write_experts
 from verl_ee.experience.expert_states import expert_states
 from verl_ee.objectives.schedule import learning_rate
-from verl_ee.prompts.text import render_outcome, render_policy, render_response, render_world_model
 from verl_ee.trainer.checks.job import check_job
 
 pytestmark = pytest.mark.skipif(
@@ -49,8 +48,8 @@ def batches() -> list[list[Row]]:
     rows: dict[str, list[Row]] = {"imitation": [], "world_model": []}
     for state, step, after in zip(states, trajectory.steps, trajectory.steps[1:], strict=False):
         texts = (
-            ("imitation", render_policy(state, BARE), render_response(step.action)),
-            ("world_model", render_world_model(state, step.action), render_outcome(after.observation)),
+            ("imitation", BARE_FORM.policy_prompt(state), BARE_FORM.response(step.action)),
+            ("world_model", BARE_FORM.world_model_prompt(state, step.action), BARE_FORM.outcome(after.observation)),
         )
         for name, messages, target in texts:
             prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

@@ -9,7 +9,9 @@ from support.prompts import BARE, TOLD
 
 from verl_ee.config import EarlyExperienceConfig, PromptConfig
 from verl_ee.config.checks import parse
+from verl_ee.envs import ExpertTrajectory
 from verl_ee.envs.household.env import Household
+from verl_ee.prompts.text import TextFormat
 from verl_ee.trainer.checks.prompt import prompt_warning
 
 EXPERT = Household().expert_trajectory("train/0")
@@ -29,20 +31,24 @@ def config(prompt: PromptConfig) -> EarlyExperienceConfig:
     )
 
 
+def warning(prompt: PromptConfig, trajectory: ExpertTrajectory) -> str:
+    return prompt_warning(config(prompt), TextFormat(prompt), trajectory)
+
+
 def test_the_default_says_how_to_answer() -> None:
-    assert prompt_warning(config(TOLD), EXPERT) == prompt_warning(config(TOLD), SILENT) == ""
+    assert warning(TOLD, EXPERT) == warning(TOLD, SILENT) == ""
 
 
 @pytest.mark.parametrize("prompt", [BARE, PromptConfig(system="", instruction="Do something.")])
 def test_a_prompt_that_does_not_is_told_with_the_keys(prompt: PromptConfig) -> None:
-    listed, silent = prompt_warning(config(prompt), EXPERT), prompt_warning(config(prompt), SILENT)
-    for warning in (listed, silent):
-        assert "'Action:'" in warning
-        assert "early_experience.prompt.instruction" in warning
+    listed, silent = warning(prompt, EXPERT), warning(prompt, SILENT)
+    for told in (listed, silent):
+        assert "'Action:'" in told
+        assert "early_experience.prompt.instruction" in told
     assert "not just a listed action" in listed
     assert "not just a listed action" not in silent
 
 
 def test_either_text_may_say_it() -> None:
     for prompt in (PromptConfig(system="Answer with Action: ..."), PromptConfig(instruction="Begin with Action:")):
-        assert prompt_warning(config(prompt), SILENT) == ""
+        assert warning(prompt, SILENT) == ""

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from support.games import expert
+from support.prompts import BARE_FORM
 from support.stage_worlds import ENCODER
 from support.tool_jobs import (
     FAILURES,
@@ -111,13 +112,13 @@ def settings(method: str, **changes: Any) -> dict[str, Any]:
 def test_imitation_learns_what_was_recorded_and_budgets_count_it(tmp_path: Path) -> None:
     config = parse(settings("imitation", demonstrations="d.parquet"))
     own = [Example((1,), (2,), "imitation", provenance=str(number)) for number in range(40)]
-    data = StageData(config, [expert("game", 5)], ENCODER, {}, tmp_path, 10, recorded=own)
+    data = StageData(config, [expert("game", 5)], BARE_FORM, ENCODER, {}, tmp_path, 10, recorded=own)
     assert data.examples("imitation").examples == own
     assert data.steps("imitation", len(own)) == 2 * 3
     rows = {"world_model": [Row(({"role": "user", "content": str(n)},), "seen", "world_model") for n in range(99)]}
     node = settings("iwm", demonstrations="d.parquet", experts="e.jsonl", environment={"id": "x/X-v0", "kwargs": {}})
     node["world_model"] = {"budget": "one_to_one"}
-    both = StageData(parse(node), [expert("game", 5)], ENCODER, {}, tmp_path, 99, rows, own)
+    both = StageData(parse(node), [expert("game", 5)], BARE_FORM, ENCODER, {}, tmp_path, 99, rows, own)
     assert len(both.examples("world_model").examples) == len(own)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import terminal
 from support.episodes import Episodes
-from support.prompts import BARE
+from support.prompts import BARE_FORM
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.experience.collecting.collection import Collection
@@ -66,9 +66,9 @@ def test_actions_are_equal_byte_for_byte_from_the_expert_file_to_the_rollout(tmp
 
     episodes = Episodes(terminal.ID, {"log": str(log)})
     encoder = encoder_for(episodes.tokenizer, "qwen2", {})
-    examples = list(encode(imitation_rows(experts.trajectories, 8, BARE), encoder))
+    examples = list(encode(imitation_rows(experts.trajectories, 8, BARE_FORM), encoder))
     responses = [episodes.tokenizer.decode(example.target, skip_special_tokens=True) for example in examples]
-    predicted = encode(world_model_rows(experts.trajectories, branches, 8), encoder)
+    predicted = encode(world_model_rows(experts.trajectories, branches, 8, BARE_FORM), encoder)
     for branch, example in zip(branches, predicted, strict=True):
         assert f"Action: {branch.outcome.action}" in episodes.tokenizer.decode(example.prompt)
 

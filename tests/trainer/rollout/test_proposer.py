@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.prompts import BARE
+from support.prompts import BARE_FORM
 
 from verl_ee.config import CollectConfig
 from verl_ee.experience.proposers import ProposalBatch, ProposalRequest
@@ -33,7 +33,15 @@ def proposer(prompts: list[list[int]], **values: Any) -> PolicyProposer:
     tokenizer: Any = SimpleNamespace(decode=lambda ids, **_: f"Action: press {'-'.join(map(str, ids))}")
     sampler: Any = Samples()
     return PolicyProposer(
-        sampler, Encoder(lambda _: next(lengths), list), tokenizer, config, {}, BARE, "model@base", 8, window=4
+        sampler,
+        Encoder(lambda _: next(lengths), list, list),
+        tokenizer,
+        config,
+        {},
+        BARE_FORM,
+        "model@base",
+        8,
+        window=4,
     )
 
 
@@ -76,8 +84,10 @@ def proposed(sampler: Scripted, request: ProposalRequest, **values: Any) -> Prop
     config = CollectConfig.model_validate({"alternatives": "policy", "k": 2} | values)
     tokenizer: Any = SimpleNamespace(decode=lambda ids, **_: "".join(map(chr, ids)))
     given: Any = sampler
-    encoder = Encoder(lambda _: [1], list)
-    return PolicyProposer(given, encoder, tokenizer, config, {}, BARE, "model@base", 8, window=4).propose([request])
+    encoder = Encoder(lambda _: [1], list, list)
+    return PolicyProposer(given, encoder, tokenizer, config, {}, BARE_FORM, "model@base", 8, window=4).propose(
+        [request]
+    )
 
 
 SILENT = replace(REQUEST, state=State("find a mug", (), "A room."))

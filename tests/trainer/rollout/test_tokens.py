@@ -20,8 +20,9 @@ def tokenizer() -> Any:
 
 def test_control_tokens_are_listed_longest_first(tokenizer: Any) -> None:
     listed = control_tokens(tokenizer)
-    assert {"<|im_start|>", "<|im_end|>"} <= set(listed)
-    assert [len(text) for text in listed] == sorted(map(len, listed), reverse=True)
+    assert {"<|im_start|>", "<|im_end|>"} <= set(listed.reserved) <= set(listed.all)
+    for tokens in (listed.all, listed.reserved):
+        assert [len(text) for text in tokens] == sorted(map(len, tokens), reverse=True)
 
 
 def test_a_prompt_is_the_conversation_of_the_chat_template(tokenizer: Any) -> None:

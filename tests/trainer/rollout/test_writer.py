@@ -198,7 +198,7 @@ def test_a_response_that_its_server_broke_off_gives_no_text(reason: str, cause: 
 
 def test_the_policy_is_asked_through_the_encoder_of_its_rollouts(world: World) -> None:
     encoded: list[list[Message]] = []
-    encoder = Encoder(lambda messages: encoded.append(messages) or [1], list)  # type: ignore[func-returns-value]
+    encoder = Encoder(lambda messages: encoded.append(messages) or [1], list, list)  # type: ignore[func-returns-value]
     (request, *_) = summary_requests(world.trajectories, world.branches)
     writer = PolicyWriter(Client(), encoder, Tokenizer(), WriterConfig(kind="policy"), {}, WINDOW, CONTEXT)
     list(writer.write([request]))

@@ -116,7 +116,9 @@ class Collection:
         self._usage = self._journal.usage
         self.result = CollectionResult(states=self.plan.states)
 
-    def run(self, proposer: Proposer | None = None, history_length: int = 0, quiet: bool = False) -> CollectionResult:
+    def run(
+        self, proposer: Proposer | None = None, history_length: int | None = 0, quiet: bool = False
+    ) -> CollectionResult:
         """Execute the actions whose outcome is not known, write both tables, and return the numbers.
 
         Args:

@@ -50,7 +50,7 @@ def predict(
     environment: EnvironmentConfig,
     config: CollectConfig,
     proposer: Proposer | None = None,
-    history_length: int = 0,
+    history_length: int | None = 0,
 ) -> Prediction:
     """Predict the cost of a collection; nothing is written to its folder.
 
@@ -105,7 +105,7 @@ def _measure(
     environment: EnvironmentConfig,
     config: CollectConfig,
     proposer: Proposer | None,
-    history_length: int,
+    history_length: int | None,
 ) -> CollectionResult:
     """Collect a sample into a folder that is thrown away, whatever fails, and without a shared cache."""
     unlimited = {"max_mismatch": 1.0, "max_failed": 1.0, "min_own": 0.0, "min_filled": 0.0}

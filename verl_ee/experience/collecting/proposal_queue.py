@@ -31,7 +31,7 @@ class ProposalQueue:
     """
 
     def __init__(
-        self, plan: CollectionPlan, shares: AlternativeShares, proposer: Proposer | None, history_length: int
+        self, plan: CollectionPlan, shares: AlternativeShares, proposer: Proposer | None, history_length: int | None
     ) -> None:
         """Decide what can be decided without a proposer.
 

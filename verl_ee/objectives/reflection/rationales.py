@@ -14,7 +14,7 @@ from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.reflection.gates import ACCEPTED, GATES, RationaleDraft, first_rejection, no_text
 from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.writing.text_writing import TextWriter, write_missing_texts
-from verl_ee.prompts.text import state_text
+from verl_ee.prompts.state_text import state_text
 
 RATIONALES_FILE = "reflections.parquet"
 RATIONALE_SCHEMA = pa.schema(

@@ -16,8 +16,9 @@ from verl_ee.experience.proposers import EXPERT
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import ExecutedBranch
 from verl_ee.objectives.branch_selection import chosen_alternatives
+from verl_ee.prompts.format import Message
 from verl_ee.prompts.state import State
-from verl_ee.prompts.text import Message, state_text
+from verl_ee.prompts.state_text import state_text
 
 WRITER_SYSTEM = "You think aloud before you act. You write only the thought, in plain sentences, in the first person."
 WRITER_INSTRUCTION = (
@@ -67,7 +68,7 @@ class Situation:
 def situations(
     trajectories: Sequence[ExpertTrajectory],
     branches: Iterable[ExecutedBranch],
-    history_length: int,
+    history_length: int | None,
     k: int | None = None,
     balanced: bool = False,
 ) -> list[Situation]:

@@ -17,7 +17,7 @@ from verl_ee.errors import ConfigError, ExampleError, WriteError
 from verl_ee.objectives.writing.sliding_window import as_they_come
 from verl_ee.objectives.writing.spending import TokenLedger
 from verl_ee.objectives.writing.text_writing import NoText, RequestT, cut_off
-from verl_ee.prompts.text import Message
+from verl_ee.prompts.format import Message
 
 if TYPE_CHECKING:
     import openai

@@ -14,7 +14,7 @@ from verl_ee.errors import ExampleError
 from verl_ee.experience.files.parquet import TableRow, read_table, write_table
 from verl_ee.experience.files.part_files import PartFiles
 from verl_ee.experience.progress import progress_bar
-from verl_ee.prompts.text import Message
+from verl_ee.prompts.format import Message
 
 PART = 64
 """Texts that are put into a file together; a killed run loses no more."""

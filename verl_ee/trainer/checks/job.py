@@ -26,6 +26,7 @@ from verl_ee.objectives.reflection.gates import GATES
 from verl_ee.objectives.row_files import read_rows
 from verl_ee.objectives.targets import target_builder
 from verl_ee.objectives.writing.endpoint import check_endpoint
+from verl_ee.prompts import prompt_format
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import HAND_OVER
 from verl_ee.trainer.actor.reference import anchor_of, check_dtypes, check_meshes
@@ -61,6 +62,7 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
     check_accelerator(config)
     check_contents(config)
     check_model(config.actor_rollout_ref.model)
+    form = prompt_format(early.prompt)
     given = check_examples(early)
     check_demonstrations(early, given)
     check_agents(config, early)
@@ -70,7 +72,7 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
         task_files = [Path(path).expanduser() for _, path in dataset_files(config.data)]
         unsaid = check_first_state(early, experts, given, task_files)
         check_stores(early, experts)
-        for warning in filter(None, (unsaid, prompt_warning(early, experts.trajectories[0]))):
+        for warning in filter(None, (unsaid, prompt_warning(early, form, experts.trajectories[0]))):
             logger.warning(warning)
     check_objectives(early, given)
     check_context(config, map(early.writer, _writers(early, given)))

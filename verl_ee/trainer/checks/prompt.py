@@ -8,21 +8,22 @@ from verl_ee.config import EarlyExperienceConfig
 from verl_ee.config.base import ROOT
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.experience.expert_states import expert_states
-from verl_ee.prompts.text import ACTION_PREFIX, render_policy
+from verl_ee.prompts.format import PromptFormat
 
 
-def prompt_warning(config: EarlyExperienceConfig, trajectory: ExpertTrajectory) -> str:
+def prompt_warning(config: EarlyExperienceConfig, form: PromptFormat, trajectory: ExpertTrajectory) -> str:
     """Return a warning if the first prompt of a trajectory does not say how to answer, else an empty text.
 
     A policy that has learned the form of an answer needs no such words, so this is no error.
     """
     told = replace(trajectory, instruction=trajectory.instruction or "")
     state = expert_states(told, config.history_length)[0]
-    if any(ACTION_PREFIX in message["content"] for message in render_policy(state, config.prompt)):
+    if any(form.answer_mark in message["content"] for message in form.policy_prompt(state)):
         return ""
     listed = state.admissible_actions is not None
     otherwise = "a response that is not just a listed action" if listed else "a response"
     return (
-        f"prompts do not say how to answer: nothing in them names {ACTION_PREFIX!r}, and without it {otherwise} holds "
-        f"no action. {ROOT}.prompt.system and {ROOT}.prompt.instruction are for that, unless the policy has learned it."
+        f"prompts do not say how to answer: nothing in them names {form.answer_mark!r}, and without it {otherwise} "
+        f"holds no action. {ROOT}.prompt.system and {ROOT}.prompt.instruction are for that, unless the "
+        "policy has learned it."
     )

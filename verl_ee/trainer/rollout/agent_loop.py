@@ -11,15 +11,13 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 
 from verl_ee.config import check_environment, early_experience_of
 from verl_ee.experience.task_files import AGENT_NAME
-from verl_ee.prompts.response import read_response
 from verl_ee.prompts.state import EpisodeHistory, State
-from verl_ee.prompts.text import render_policy
 from verl_ee.trainer.protocols import SamplingParams
 from verl_ee.trainer.rollout.environments.messages import EnvironmentFailedError
 from verl_ee.trainer.rollout.environments.pool import EpisodeEnvironment, pool_of
 from verl_ee.trainer.rollout.episode_score import EpisodeScore
 from verl_ee.trainer.rollout.sampler import sequences_at_a_time
-from verl_ee.trainer.rollout.tokens import encoder_for
+from verl_ee.trainer.rollout.tokens import encoder_for, neutral_format
 
 
 class TaskInfo(TypedDict):
@@ -50,6 +48,7 @@ class EnvironmentAgentLoop(AgentLoopBase):
         check_environment(self._early)
         # More episodes would wait for the servers instead, each with an environment of its own.
         self._at_a_time = math.ceil(sequences_at_a_time(self.config) / self.rollout_config.agent.num_workers)
+        self._form = neutral_format(self._early.prompt, self.tokenizer)
         self._encoder = encoder_for(self.tokenizer, hf_model_type, self.apply_chat_template_kwargs)
 
     async def run(self, sampling_params: SamplingParams, *, extra_info: TaskInfo, **_: object) -> list[AgentLoopOutput]:
@@ -98,11 +97,11 @@ class EnvironmentAgentLoop(AgentLoopBase):
                 break
             outputs.append(await self._generate(prompt, sampling_params))
             response = self.tokenizer.decode(outputs[-1].response_ids, skip_special_tokens=True)
-            written = read_response(response, state.admissible_actions).action
-            action = response.strip() if written is None else written
+            read = self._form.read(response, state.admissible_actions)
+            action = response.strip() if read.action is None else read.action
             outputs[-1].extra_fields["executed_action"] = action
-            score.act(written is not None)
-            history.act(seen.observation, action)
+            score.act(read.action is not None)
+            history.act(state, action, "" if read.action is None else read.thought)
             seen = await env.step(action)
             score.add(seen)
 
@@ -118,7 +117,7 @@ class EnvironmentAgentLoop(AgentLoopBase):
         return output
 
     async def _prompt(self, state: State) -> list[int]:
-        return await asyncio.to_thread(self._encoder.prompt, render_policy(state, self._early.prompt))
+        return await asyncio.to_thread(self._encoder.prompt, self._form.policy_prompt(state))
 
     async def _generate(self, prompt: list[int], sampling_params: SamplingParams) -> AgentLoopOutput:
         output = await self.server_manager.generate(

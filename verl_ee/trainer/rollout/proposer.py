@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from verl_ee.config import CollectConfig, PromptConfig
+from verl_ee.config import CollectConfig
 from verl_ee.experience.policy_proposals import PolicyAlternatives, max_draws, policy_proposals, wanted
 from verl_ee.experience.proposers import (
     NO_ACTION,
@@ -20,9 +20,8 @@ from verl_ee.experience.proposers import (
     visible_state,
 )
 from verl_ee.objectives.examples import Encoder
-from verl_ee.prompts.response import read_response
+from verl_ee.prompts.format import PromptFormat
 from verl_ee.prompts.state import State
-from verl_ee.prompts.text import render_policy
 from verl_ee.trainer.protocols import SamplingParams, Tokenizer
 from verl_ee.trainer.rollout.sampler import Sampler
 
@@ -84,7 +83,7 @@ class PolicyProposer:
         tokenizer: Tokenizer,
         config: CollectConfig,
         sampling: SamplingParams,
-        wording: PromptConfig,
+        form: PromptFormat,
         policy: str,
         max_prompt: int,
         window: int,
@@ -97,13 +96,13 @@ class PolicyProposer:
             tokenizer: decodes responses.
             config: K, draws and temperatures.
             sampling: verl's sampling parameters besides the temperature.
-            wording: what prompts say besides the state.
+            form: form of prompts and responses.
             policy: version of the policy, kept with every alternative.
             max_prompt: tokens; in a longer state the policy is not asked, as a rollout would end there.
             window: states for which it is asked at a time.
         """
         self._sampler, self._encoder, self._tokenizer, self._config = sampler, encoder, tokenizer, config
-        self._sampling, self._wording, self._policy, self._max_prompt = sampling, wording, policy, max_prompt
+        self._sampling, self._form, self._policy, self._max_prompt = sampling, form, policy, max_prompt
         self.window = window
         self._temperatures = config.temperatures
 
@@ -128,7 +127,7 @@ class PolicyProposer:
 
     def _begin(self, request: ProposalRequest) -> _Sampling:
         shown = visible_state(request, self._config)
-        return _Sampling(request, shown, self._encoder.prompt(render_policy(shown, self._wording)))
+        return _Sampling(request, shown, self._encoder.prompt(self._form.policy_prompt(shown)))
 
     def _next_rounds(self, states: Sequence[_Sampling]) -> dict[tuple[int, int], list[_Sampling]]:
         """Return the states that lack alternatives and may be sampled again.
@@ -163,7 +162,7 @@ class PolicyProposer:
         state.draws += 1
         state.completion_tokens += len(draw.token_ids)
         text = self._tokenizer.decode(draw.token_ids, skip_special_tokens=True)
-        action = read_response(text, state.shown.admissible_actions).action
+        action = self._form.read(text, state.shown.admissible_actions).action
         if action is None:
             state.without_action.append(UnusedResponse(text, NO_ACTION))
         else:

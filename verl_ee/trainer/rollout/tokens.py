@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
+from verl_ee.config import PromptConfig
 from verl_ee.errors import ExampleError
 from verl_ee.objectives.examples import Encoder
-from verl_ee.prompts.control_tokens import break_control_tokens, break_in_messages
-from verl_ee.prompts.text import Message
+from verl_ee.prompts import ControlTokens, Message, NeutralFormat, prompt_format
 from verl_ee.trainer.protocols import Tokenizer
 
 
@@ -24,14 +24,36 @@ def end_token(tokenizer: Tokenizer) -> int:
     return tokenizer.eos_token_id
 
 
-def control_tokens(tokenizer: Tokenizer) -> list[str]:
-    """Return the texts that a tokenizer would encode as control tokens, longest first."""
-    added = [str(token) for token in tokenizer.get_added_vocab()]
-    return sorted({*tokenizer.all_special_tokens, *added}, key=lambda token: (-len(token), token))
+def control_tokens(tokenizer: Tokenizer) -> ControlTokens:
+    """Return the texts that a tokenizer would encode as control tokens, longest first.
+
+    Tokens that the tokenizer does not call special are a model's own to write: `<think>`, `<tool_call>`.
+    """
+    added, special = tokenizer.added_tokens_decoder.values(), tokenizer.all_special_tokens
+    reserved = {*special, *(token.content for token in added if token.special)}
+    every = {*reserved, *(token.content for token in added), *tokenizer.get_added_vocab()}
+    return ControlTokens(_longest_first(every), _longest_first(reserved))
+
+
+def _longest_first(tokens: Collection[str]) -> tuple[str, ...]:
+    return tuple(sorted(tokens, key=lambda token: (-len(token), token)))
+
+
+def neutral_format(prompt: PromptConfig, tokenizer: Tokenizer) -> NeutralFormat:
+    """Return the format of a job, in which texts of an environment hold none of the tokenizer's control tokens.
+
+    Args:
+        prompt: the job's keys under `early_experience.prompt`.
+        tokenizer: tokenizer of the model.
+
+    Raises:
+        ConfigError: if there is no such format, or its template is none.
+    """
+    return NeutralFormat(prompt_format(prompt), control_tokens(tokenizer))
 
 
 def encoder_for(tokenizer: Tokenizer, hf_model_type: str | None, chat_template_kwargs: Mapping[str, object]) -> Encoder:
-    """Return the encoder of a job.
+    """Return the encoder of a job. It encodes control tokens as such: `Encoder.neutral` or a format breaks them before.
 
     Args:
         tokenizer: tokenizer of the model.
@@ -47,9 +69,9 @@ def encoder_for(tokenizer: Tokenizer, hf_model_type: str | None, chat_template_k
     )
 
     def prompt(messages: list[Message]) -> list[int]:
-        return list(builder.build_initial_tokens(break_in_messages(messages, control)))
+        return list(builder.build_initial_tokens(messages))
 
     def target(text: str) -> list[int]:
-        return [*tokenizer.encode(break_control_tokens(text, control), add_special_tokens=False), end]
+        return [*tokenizer.encode(control.own(text), add_special_tokens=False), end]
 
-    return Encoder(prompt, target)
+    return Encoder(prompt, target, control.in_messages)

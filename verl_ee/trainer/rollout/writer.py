@@ -46,7 +46,7 @@ class PolicyWriter:
         """
         self._client, self._encoder, self._tokenizer = client, encoder, tokenizer
         self._window, self._context, self._max_tokens = window, context, config.max_tokens
-        self._control = frozenset(control_tokens(tokenizer))
+        self._control = frozenset(control_tokens(tokenizer).all)
         self._sampling = sampling | {"temperature": config.temperature, "max_tokens": config.max_tokens}
 
     def write(self, requests: Sequence[RequestT], /) -> Iterator[tuple[RequestT, str | NoText]]:
@@ -54,7 +54,7 @@ class PolicyWriter:
         return as_they_come(requests, self._write, self._window)
 
     async def _write(self, request: TextRequest) -> str | NoText:
-        prompt = self._encoder.prompt(request.prompt)
+        prompt = self._encoder.prompt(self._encoder.neutral(request.prompt))
         room = self._context - len(prompt)
         if room < 1:
             return NoText(f"its prompt has {len(prompt)} tokens, and the servers take {self._context - 1}")
