@@ -67,6 +67,7 @@ lint: setup ## check style and types
 	ruff check .
 	ruff format --check .
 	mypy
+	mypy --config-file tests/mypy.ini tests examples
 
 clean: ## remove VENV and runs
 	rm -rf $(VENV) runs
