@@ -34,11 +34,10 @@ from support.export_cases import (
     store,  # noqa: F401
     tokenizer,  # noqa: F401
 )
-from support.prompts import BARE_FORM
 
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
 from verl_ee.cli.main import main
-from verl_ee.config import CollectConfig, EarlyExperienceConfig, EnvironmentConfig, Objective, parse
+from verl_ee.config import CollectConfig, EarlyExperienceConfig, EnvironmentConfig, Objective, PromptConfig, parse
 from verl_ee.errors import StoreError
 from verl_ee.experience.collecting.completed_experts import completed_experts
 from verl_ee.experience.expert_files import ExpertFile, ExpertsFilter, load_experts, write_experts
@@ -51,6 +50,7 @@ from verl_ee.objectives.row_files import export_messages, read_rows, write_rows
 from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.objectives.summaries import write_summaries
+from verl_ee.prompts import prompt_format
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.identity import identity_of
 
@@ -209,7 +209,7 @@ def test_an_export_of_a_run_is_what_its_stages_learn(
 ) -> None:
     folder, config = begun(**settings)
     stores = {"world_model": folder.store("world_model")}
-    job = StageData(config, experts.trajectories, BARE_FORM, encoder, stores, folder.files, 100_000)
+    job = StageData(config, experts.trajectories, prompt_format(config.prompt), encoder, stores, folder.files, 100_000)
     if settings.get("target") == "summary":
         write_summaries(folder.files, job.summary_requests(), Echo(), config.writer("policy"), 0.0)
     run("export", "--run", folder.root, "--format", "messages", "--out", tmp_path / "out")
@@ -297,7 +297,7 @@ def test_an_export_of_a_run_of_version_0_2_has_its_prompts(tmp_path: Path, begun
     folder, _ = begun()
     state = json.loads(folder.state_path.read_text())
     newer = [key for key in state["identity"] if ".prompt." in key or key.endswith(".experts_filter")]
-    assert len(newer) == 3
+    assert len(newer) == 1 + len(PromptConfig.model_fields)
     for key in newer:
         del state["identity"][key]
     write_json(folder.state_path, state)

@@ -21,4 +21,5 @@ def test_a_state_does_not_change_when_the_episode_goes_on() -> None:
     second = episode.state("p", ["b"])
     episode.act(second, "b", "t")
     assert first == State("t", (), "o", None)
-    assert second == State("t", (Turn("o", "a"),), "p", ("b",))
+    assert second == State("t", (Turn("o", "a"),), "p", ("b",), 1)
+    assert episode.state("q", None) == State("t", (Turn("o", "a"), Turn("p", "b", "t", ("b",))), "q", None, 2)
