@@ -179,7 +179,7 @@ def started(report: Report, folder: Path) -> Iterator[Bench]:
         sampler = Sampler(servers.get_client(), servers.get_addresses(), RESPONSE)
         collect = CollectConfig(alternatives="policy", k=K)
         window = max(1, sequences_at_a_time(config) // K)
-        proposer = PolicyProposer(sampler, encoder, tokenizer, collect, SAMPLING, BARE_FORM, "bench", PROMPT, window)
+        proposer = PolicyProposer(sampler, encoder, collect, SAMPLING, BARE_FORM, "bench", PROMPT, window)
         states = household(encoder)
         turns = [list(itertools.islice(states, count)) for count in (WARM_UP, *[STATES] * report.runs)]
         bench = Bench(proposer, bare, turns)

@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -228,10 +227,9 @@ def test_the_policy_of_a_job_is_asked_in_the_state_that_is_shown(withheld: bool)
             return [[[len(prompted), 3, 3]] * n for _ in prompts]
 
     answers = iter(["Action: open drawer 10", "I look.\nAction: look", "Nothing."])
-    tokenizer = SimpleNamespace(decode=lambda *_, **__: next(answers))
     given = config(alternatives="policy", withhold_expert_tool=withheld)
     proposer = PolicyProposer(
-        Drawn(), Encoder(prompt, list, list), tokenizer, given, {}, BARE_FORM, "model@base", 99, 4
+        Drawn(), Encoder(prompt, list, list, lambda _: next(answers)), given, {}, BARE_FORM, "model@base", 99, 4
     )  # type: ignore[arg-type]
     chosen = proposer.propose([request()])
     assert prompted == [state_text(visible_state(request(), given))]

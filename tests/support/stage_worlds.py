@@ -35,7 +35,7 @@ def letters(messages: list[Message]) -> list[int]:
     return [ord(letter) for message in messages for letter in f"{message['role']}:{message['content']}\n"]
 
 
-ENCODER = Encoder(letters, lambda text: list(map(ord, text)), list)
+ENCODER = Encoder(letters, lambda _, text: list(map(ord, text)), list, str)
 
 
 def write_branches(

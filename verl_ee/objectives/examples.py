@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from verl_ee.config.models import Objective
@@ -10,9 +10,10 @@ from verl_ee.errors import ExampleError
 from verl_ee.objectives.rows import Row
 from verl_ee.prompts.format import Message
 
-EncodePrompt = Callable[[list[Message]], list[int]]
-EncodeTarget = Callable[[str], list[int]]
-Neutralise = Callable[[list[Message]], list[Message]]
+EncodePrompt = Callable[[Sequence[Message]], list[int]]
+EncodeTarget = Callable[[Sequence[Message], str], list[int]]
+Neutralise = Callable[[Iterable[Message]], list[Message]]
+Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,16 @@ class Encoder:
 
     Attributes:
         prompt: encodes messages, with the very function of the rollouts: prompts are equal token for token.
-        target: encodes a response, its end-of-turn token included.
+        target: encodes the answer to messages, its end-of-turn token included.
         neutral: breaks control tokens in messages that hold texts of an environment, and have not been rendered by a
             format that does so.
+        text: returns the text of a response, without control tokens and what belongs to them.
     """
 
     prompt: EncodePrompt
     target: EncodeTarget
     neutral: Neutralise
+    text: Decode
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,16 @@ class ExampleSet:
 
 
 def encode(rows: Iterable[Row], encoder: Encoder) -> Iterator[Example]:
-    """Yield the example of each row."""
+    """Yield the example of each row.
+
+    Raises:
+        ExampleError: naming the row that the chat template cannot render.
+    """
     for row in rows:
-        prompt, target = encoder.prompt(list(row.prompt)), encoder.target(row.target)
+        try:
+            prompt, target = encoder.prompt(row.prompt), encoder.target(row.prompt, row.target)
+        except ExampleError as error:
+            raise ExampleError(f"{row.objective}, {row.provenance}: {error}") from None
         yield Example(tuple(prompt), tuple(target), row.objective, provenance=row.provenance)
 
 

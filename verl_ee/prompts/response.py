@@ -49,15 +49,29 @@ def read_response(text: str, listed: Sequence[str] | None = None) -> Response:
         text: the response.
         listed: actions that the environment lists; None where it lists none.
     """
-    markers = list(_MARKER.finditer(text))
+    reasoning, answer = without_reasoning(text)
+    markers = list(_MARKER.finditer(answer))
     if not markers:
-        return read_unmarked(text, listed or ())
+        return after_reasoning(reasoning, read_unmarked(answer, listed or ()))
     marker = markers[-1]
-    written = trimmed(text[marker.end() :])
+    written = trimmed(answer[marker.end() :])
     if marker["mark"] and marker["closed"] is None and marker["closed_after"] is None:
         # The mark was opened before `Action:` and is closed behind the action.
         written = written.removesuffix(marker["mark"]).rstrip()
-    return Response(named_action(written, listed) or None, text[: marker.start()].strip())
+    return after_reasoning(reasoning, Response(named_action(written, listed) or None, answer[: marker.start()].strip()))
+
+
+def without_reasoning(text: str) -> tuple[str, str]:
+    """Return what a model with thinking tokens thought, and its answer; a prompt may have opened the thought."""
+    before, end, answer = text.rpartition("</think>")
+    if not end:
+        return "", text
+    return before.strip().removeprefix("<think>").strip(), answer.lstrip("\n")
+
+
+def after_reasoning(reasoning: str, response: Response) -> Response:
+    """Return a response with what was thought before it."""
+    return Response(response.action, "\n".join(filter(None, (reasoning, response.thought))))
 
 
 def render_response(action: str, thought: str | None = None) -> str:

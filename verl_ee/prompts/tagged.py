@@ -7,11 +7,17 @@ from collections.abc import Sequence
 
 from verl_ee.prompts.builtin import BuiltinFormat
 from verl_ee.prompts.format import Message
-from verl_ee.prompts.response import Response, named_action, read_unmarked, trimmed
+from verl_ee.prompts.response import (
+    Response,
+    after_reasoning,
+    named_action,
+    read_unmarked,
+    trimmed,
+    without_reasoning,
+)
 from verl_ee.prompts.state import State, Turn
 
 _ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
-_THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 
 
 class TaggedFormat(BuiltinFormat):
@@ -42,14 +48,12 @@ class TaggedFormat(BuiltinFormat):
 
         Without one, a line that names a listed action is that action, as in every format.
         """
-        spans = list(_ACTION.finditer(text))
+        reasoning, answer = without_reasoning(text)
+        spans = list(_ACTION.finditer(answer))
         if not spans:
-            return read_unmarked(text, listed or ())
-        before = text[: spans[-1].start()]
-        thoughts = _THOUGHT.findall(before)
-        # A template that asks for a thought may have opened it in the prompt.
-        thought = thoughts[-1] if thoughts else before.removesuffix("</think>").replace("</think>", "")
-        return Response(named_action(trimmed(spans[-1][1]), listed) or None, thought.strip())
+            return after_reasoning(reasoning, read_unmarked(answer, listed or ()))
+        written = Response(named_action(trimmed(spans[-1][1]), listed) or None, answer[: spans[-1].start()].strip())
+        return after_reasoning(reasoning, written)
 
     def _blocks(self, state: State) -> str:
         blocks = [f"Your task is to: {state.task}"] if state.task else []

@@ -221,7 +221,6 @@ class DataPreparation:
         return PolicyProposer(
             self.sampler(),
             self.encoder,
-            self.tokenizer,
             config,
             self._sampling(),
             self._form(),

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 
 from verl_ee.config import StageConfig
+from verl_ee.prompts.format import Message
 
 Numbers: TypeAlias = "SupportsFloat | Sequence[Numbers]"
 """A metric of verl: a number, or lists of numbers over micro-batches and workers."""
@@ -56,18 +57,25 @@ class Tokenizer(Protocol):
         pad_token_id: token of the padding, or None.
         all_special_tokens: texts of its special tokens.
         added_tokens_decoder: its added tokens, by id.
+        name_or_path: folder or name that it was loaded from.
     """
 
     eos_token_id: int | None
     pad_token_id: int | None
     all_special_tokens: list[str]
     added_tokens_decoder: Mapping[int, AddedToken]
+    name_or_path: str
 
     def get_added_vocab(self) -> dict[str, int]:
         """Return the tokens that were added to the vocabulary, with their ids."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the token ids of a text."""
+
+    def apply_chat_template(
+        self, messages: Sequence[Message], *, tokenize: bool, add_generation_prompt: bool, **kwargs: object
+    ) -> object:
+        """Return a conversation as text, or as token ids in some form."""
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Return the text of token ids."""

@@ -114,7 +114,9 @@ def test_every_state_is_asked_about_once_as_the_agent_sees_it(tmp_path: Path) ->
         assert request.expert_action == "press 0"
         assert request.state.observation == trajectory.steps[step].observation
         past = trajectory.steps[max(step - 2, 0) : step]
-        assert request.state.history == tuple(Turn(turn.observation, turn.action) for turn in past)
+        assert request.state.history == tuple(
+            Turn(turn.observation, turn.action, admissible_actions=turn.admissible_actions) for turn in past
+        )
         assert request.state.admissible_actions == Game().actions
     assert (result.cost.prompt_tokens, result.cost.completion_tokens) == (10 * STATES, 3 * BATCHES)
     assert (result.branches, result.lost, result.failed, result.faults) == (3 * STATES, 0, 0, {})

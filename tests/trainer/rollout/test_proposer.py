@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,12 +29,14 @@ def proposer(prompts: list[list[int]], **values: Any) -> PolicyProposer:
     """Return a proposer whose states have these prompts, of 8 tokens at most."""
     config = CollectConfig.model_validate({"alternatives": "policy", "k": 5, "unlisted": "keep"} | values)
     lengths = iter(prompts)
-    tokenizer: Any = SimpleNamespace(decode=lambda ids, **_: f"Action: press {'-'.join(map(str, ids))}")
+
+    def decode(ids: Sequence[int]) -> str:
+        return f"Action: press {'-'.join(map(str, ids))}"
+
     sampler: Any = Samples()
     return PolicyProposer(
         sampler,
-        Encoder(lambda _: next(lengths), list, list),
-        tokenizer,
+        Encoder(lambda _: next(lengths), list, list, decode),
         config,
         {},
         BARE_FORM,
@@ -82,12 +83,9 @@ class Scripted:
 
 def proposed(sampler: Scripted, request: ProposalRequest, **values: Any) -> ProposalBatch:
     config = CollectConfig.model_validate({"alternatives": "policy", "k": 2} | values)
-    tokenizer: Any = SimpleNamespace(decode=lambda ids, **_: "".join(map(chr, ids)))
     given: Any = sampler
-    encoder = Encoder(lambda _: [1], list, list)
-    return PolicyProposer(given, encoder, tokenizer, config, {}, BARE_FORM, "model@base", 8, window=4).propose(
-        [request]
-    )
+    encoder = Encoder(lambda _: [1], list, list, lambda ids: "".join(map(chr, ids)))
+    return PolicyProposer(given, encoder, config, {}, BARE_FORM, "model@base", 8, window=4).propose([request])
 
 
 SILENT = replace(REQUEST, state=State("find a mug", (), "A room."))

@@ -62,6 +62,7 @@ class Tokenizer:
     """It skips its eos alone, and has another control token."""
 
     all_special_tokens: ClassVar[list[str]] = ["<eos>"]
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
     def __init__(self, eos_token_id: int | None = EOS) -> None:
         self.eos_token_id = eos_token_id
@@ -198,7 +199,7 @@ def test_a_response_that_its_server_broke_off_gives_no_text(reason: str, cause: 
 
 def test_the_policy_is_asked_through_the_encoder_of_its_rollouts(world: World) -> None:
     encoded: list[list[Message]] = []
-    encoder = Encoder(lambda messages: encoded.append(messages) or [1], list, list)  # type: ignore[func-returns-value]
+    encoder = Encoder(lambda messages: encoded.append(messages) or [1], list, list, str)  # type: ignore[func-returns-value]
     (request, *_) = summary_requests(world.trajectories, world.branches)
     writer = PolicyWriter(Client(), encoder, Tokenizer(), WriterConfig(kind="policy"), {}, WINDOW, CONTEXT)
     list(writer.write([request]))

@@ -96,7 +96,7 @@ class EnvironmentAgentLoop(AgentLoopBase):
                 score.over_length = True
                 break
             outputs.append(await self._generate(prompt, sampling_params))
-            response = self.tokenizer.decode(outputs[-1].response_ids, skip_special_tokens=True)
+            response = self._encoder.text(outputs[-1].response_ids)
             read = self._form.read(response, state.admissible_actions)
             action = response.strip() if read.action is None else read.action
             outputs[-1].extra_fields["executed_action"] = action

@@ -22,7 +22,7 @@ from verl_ee.experience.proposers import (
 from verl_ee.objectives.examples import Encoder
 from verl_ee.prompts.format import PromptFormat
 from verl_ee.prompts.state import State
-from verl_ee.trainer.protocols import SamplingParams, Tokenizer
+from verl_ee.trainer.protocols import SamplingParams
 from verl_ee.trainer.rollout.sampler import Sampler
 
 
@@ -80,7 +80,6 @@ class PolicyProposer:
         self,
         sampler: Sampler,
         encoder: Encoder,
-        tokenizer: Tokenizer,
         config: CollectConfig,
         sampling: SamplingParams,
         form: PromptFormat,
@@ -92,8 +91,7 @@ class PolicyProposer:
 
         Args:
             sampler: sampler of responses.
-            encoder: encoder of prompts.
-            tokenizer: decodes responses.
+            encoder: encodes prompts, and decodes responses.
             config: K, draws and temperatures.
             sampling: verl's sampling parameters besides the temperature.
             form: form of prompts and responses.
@@ -101,7 +99,7 @@ class PolicyProposer:
             max_prompt: tokens; in a longer state the policy is not asked, as a rollout would end there.
             window: states for which it is asked at a time.
         """
-        self._sampler, self._encoder, self._tokenizer, self._config = sampler, encoder, tokenizer, config
+        self._sampler, self._encoder, self._config = sampler, encoder, config
         self._sampling, self._form, self._policy, self._max_prompt = sampling, form, policy, max_prompt
         self.window = window
         self._temperatures = config.temperatures
@@ -161,7 +159,7 @@ class PolicyProposer:
         """Take the action out of a response."""
         state.draws += 1
         state.completion_tokens += len(draw.token_ids)
-        text = self._tokenizer.decode(draw.token_ids, skip_special_tokens=True)
+        text = self._encoder.text(draw.token_ids)
         action = self._form.read(text, state.shown.admissible_actions).action
         if action is None:
             state.without_action.append(UnusedResponse(text, NO_ACTION))

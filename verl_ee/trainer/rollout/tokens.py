@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
@@ -11,10 +11,11 @@ from verl_ee.errors import ExampleError
 from verl_ee.objectives.examples import Encoder
 from verl_ee.prompts import ControlTokens, Message, NeutralFormat, prompt_format
 from verl_ee.trainer.protocols import Tokenizer
+from verl_ee.trainer.rollout.chat_template import ChatTemplate
 
 
 def end_token(tokenizer: Tokenizer) -> int:
-    """Return the token that ends a response.
+    """Return the token that ends an expert's response in verl's own loops.
 
     Raises:
         ExampleError: if the tokenizer has none.
@@ -61,17 +62,16 @@ def encoder_for(tokenizer: Tokenizer, hf_model_type: str | None, chat_template_k
         chat_template_kwargs: `data.apply_chat_template_kwargs`.
 
     Raises:
-        ExampleError: if the tokenizer has no end-of-sequence token.
+        ExampleError: if the tokenizer has no token that ends a turn.
     """
-    end, control = end_token(tokenizer), control_tokens(tokenizer)
+    control = control_tokens(tokenizer)
     builder = create_continuous_token_builder(
         tokenizer, hf_model_type=hf_model_type, chat_template_kwargs=dict(chat_template_kwargs)
     )
+    template = ChatTemplate.of(tokenizer, builder, chat_template_kwargs)
 
-    def prompt(messages: list[Message]) -> list[int]:
-        return list(builder.build_initial_tokens(messages))
+    def target(messages: Sequence[Message], answer: str) -> list[int]:
+        # Whoever wrote it: an answer never ends its own turn.
+        return template.target(messages, control.own(answer))
 
-    def target(text: str) -> list[int]:
-        return [*tokenizer.encode(control.own(text), add_special_tokens=False), end]
-
-    return Encoder(prompt, target, control.in_messages)
+    return Encoder(template.prompt, target, control.in_messages, template.text)

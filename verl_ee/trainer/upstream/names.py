@@ -97,6 +97,7 @@ NAMES: tuple[UpstreamName, ...] = (
         "create_continuous_token_builder",
         ("tokenizer", "hf_model_type", "chat_template_kwargs"),
     ),
+    UpstreamName("verl.utils.tokenizer.tokenizer", "normalize_token_ids", ("tokenized_output",)),
     UpstreamName("verl.experimental.agent_loop.agent_loop", "AgentLoopBase.run", ("self", "sampling_params")),
     UpstreamName("verl.experimental.agent_loop.agent_loop", "AgentLoopOutput"),
     UpstreamName("verl.experimental.agent_loop.agent_loop", "AgentLoopMetrics"),

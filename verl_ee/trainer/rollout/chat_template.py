@@ -1,0 +1,161 @@
+"""The chat template of a model: token ids of prompts and of answers, so that training equals what rollouts see."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from jinja2 import TemplateError
+from transformers import GenerationConfig
+from verl.utils.tokenizer.tokenizer import normalize_token_ids
+
+from verl_ee.errors import ExampleError
+from verl_ee.prompts.format import Message
+from verl_ee.trainer.protocols import Tokenizer
+
+PROBE = "verl_ee-probe"
+"""A text that no template has."""
+
+
+class PromptBuilder(Protocol):
+    """verl's builder of prompts, which its own loops use."""
+
+    def build_initial_tokens(self, messages: list[Message]) -> list[int]:
+        """Return the token ids of messages, up to where the assistant begins."""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The template of a tokenizer.
+
+    Attributes:
+        tokenizer: the tokenizer.
+        builder: verl's builder of prompts.
+        kwargs: `data.apply_chat_template_kwargs`.
+        ends: tokens that end a turn.
+        has_system: whether the template renders a system message; else its text goes into the first user message.
+    """
+
+    tokenizer: Tokenizer
+    builder: PromptBuilder
+    kwargs: Mapping[str, object]
+    ends: frozenset[int]
+    has_system: bool
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, builder: PromptBuilder, kwargs: Mapping[str, object]) -> ChatTemplate:
+        """Return the template of a tokenizer.
+
+        Raises:
+            ExampleError: if the tokenizer has no token that ends a turn.
+        """
+        return cls(tokenizer, builder, kwargs, end_tokens(tokenizer), _has_system(tokenizer, kwargs))
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Return the token ids of messages, up to where the assistant begins."""
+        return list(self.builder.build_initial_tokens(self._served(messages)))
+
+    def target(self, messages: Sequence[Message], answer: str) -> list[int]:
+        """Return the token ids of the answer to messages, up to the token that ends the turn.
+
+        Prompt and target together are the template's conversation. A scaffold that the template puts around an answer,
+        such as an empty thought, is in the target where the prompt does not have it.
+
+        Raises:
+            ExampleError: if the template renders the prompt in another way once there is an answer, or ends no turn.
+        """
+        prompt = self.prompt(messages)
+        conversation = self._conversation([*self._served(messages), {"role": "assistant", "content": answer}])
+        if conversation[: len(prompt)] != prompt:
+            raise ExampleError(self._difference(prompt, conversation))
+        target = conversation[len(prompt) :]
+        last = next((index for index, token in enumerate(target) if token in self.ends), None)
+        if last is None:
+            known = ", ".join(repr(self.tokenizer.convert_ids_to_tokens(token)) for token in sorted(self.ends))
+            raise ExampleError(
+                f"The chat template ends an answer with {self._text(target[-3:])!r}, and the tokens that end a turn "
+                f"are {known}. Set the tokenizer's eos_token, or eos_token_id in generation_config.json."
+            )
+        return target[: last + 1]
+
+    def text(self, response: Sequence[int]) -> str:
+        """Return the text of a response, without control tokens and what belongs to them.
+
+        Some templates name a channel in front of an answer; only what stands behind the last such name is the answer.
+        """
+        if not self.opening:
+            return self.tokenizer.decode(response, skip_special_tokens=True)
+        opening, length = list(self.opening), len(self.opening)
+        opened = (
+            index for index in range(len(response), length - 1, -1) if list(response[index - length : index]) == opening
+        )
+        return self.tokenizer.decode(response[next(opened, 0) :], skip_special_tokens=True)
+
+    @cached_property
+    def opening(self) -> tuple[int, ...]:
+        """Tokens that open the channel of an answer; none where no special token stands in front of it."""
+        asked: list[Message] = [{"role": "user", "content": "."}]
+        pairs = zip(self.target(asked, "A"), self.target(asked, "Z"), strict=False)
+        shared = tuple(one for one, other in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        added = self.tokenizer.added_tokens_decoder
+        is_channel = bool(shared) and shared[-1] in added and added[shared[-1]].special
+        return shared if is_channel else ()
+
+    def _served(self, messages: Sequence[Message]) -> list[Message]:
+        """Return messages that the template can render."""
+        if self.has_system or not messages or messages[0]["role"] != "system":
+            return list(messages)
+        system, *rest = messages
+        if not rest:
+            return [{"role": "user", "content": system["content"]}]
+        content = f"{system['content']}\n\n{rest[0]['content']}"
+        return [{"role": rest[0]["role"], "content": content}, *rest[1:]]
+
+    def _conversation(self, messages: list[Message]) -> list[int]:
+        rendered = self.tokenizer.apply_chat_template(
+            messages, tokenize=True, add_generation_prompt=False, **self.kwargs
+        )
+        return list(normalize_token_ids(rendered))
+
+    def _difference(self, prompt: list[int], conversation: list[int]) -> str:
+        pairs = zip(prompt, conversation, strict=False)
+        first = next((index for index, (one, other) in enumerate(pairs) if one != other), len(conversation))
+        asked, answered = (self._text(tokens[first : first + 1]) for tokens in (prompt, conversation))
+        return (
+            f"The chat template renders a prompt in another way once it is answered: token {first} is {asked!r} in the "
+            f"prompt and {answered!r} in the conversation, after {self._text(prompt[max(0, first - 8) : first])!r}. A "
+            "policy would learn what rollouts never show it. Change the template, or data.apply_chat_template_kwargs."
+        )
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=False)
+
+
+def end_tokens(tokenizer: Tokenizer) -> frozenset[int]:
+    """Return the tokens that end a turn: the tokenizer's, and those of the generation config beside it.
+
+    Raises:
+        ExampleError: if there is none.
+    """
+    try:
+        of_model = GenerationConfig.from_pretrained(tokenizer.name_or_path).eos_token_id
+    except (OSError, ValueError):
+        of_model = None
+    more = [of_model] if isinstance(of_model, int) else of_model or []
+    ends = frozenset(token for token in (tokenizer.eos_token_id, *more) if token is not None)
+    if not ends:
+        raise ExampleError("The tokenizer has no eos_token, so a response would never end. Set one and save it again.")
+    return ends
+
+
+def _has_system(tokenizer: Tokenizer, kwargs: Mapping[str, object]) -> bool:
+    """Return whether a template renders a system message: some refuse it, and some leave it out."""
+    messages: list[Message] = [{"role": "system", "content": PROBE}, {"role": "user", "content": "."}]
+    try:
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **kwargs)
+    except TemplateError:
+        return False
+    return PROBE in str(rendered)
