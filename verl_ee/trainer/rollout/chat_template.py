@@ -88,11 +88,10 @@ class ChatTemplate:
         """
         if not self.opening:
             return self.tokenizer.decode(response, skip_special_tokens=True)
-        opening, length = list(self.opening), len(self.opening)
-        opened = (
-            index for index in range(len(response), length - 1, -1) if list(response[index - length : index]) == opening
-        )
-        return self.tokenizer.decode(response[next(opened, 0) :], skip_special_tokens=True)
+        length = len(self.opening)
+        ends = range(len(response), length - 1, -1)
+        begin = next((end for end in ends if tuple(response[end - length : end]) == self.opening), 0)
+        return self.tokenizer.decode(response[begin:], skip_special_tokens=True)
 
     @cached_property
     def opening(self) -> tuple[int, ...]:
