@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from verl_ee.config.base import ROOT, Fraction, FrozenModel
 from verl_ee.config.collecting import CollectConfig, EnvironmentConfig
@@ -31,6 +32,12 @@ def _text(value: object) -> object:
         raise ConfigError(f"{ROOT}.prompt: {value!r} cannot be read ({reason}). Name a text file.") from None
 
 
+def _iso_date(value: str) -> str:
+    """Return a day as it is written, year first."""
+    date.fromisoformat(value)
+    return value
+
+
 PromptText = Annotated[str | None, BeforeValidator(_text)]
 
 
@@ -53,6 +60,9 @@ class PromptConfig(FrozenModel):
     """Listed actions in a prompt at most; 0: no list, null: all."""
     listed: Literal["first", "sampled"] = "first"
     """Which of them are shown where there are more: the first, or some by the state's own seed."""
+    date: Annotated[str, AfterValidator(_iso_date)] = "2024-07-26"
+    """Day that a chat template sees which reads the clock, so that a run has one prompt throughout; the default is the
+    one that Llama's templates have without a clock."""
 
 
 class StageConfig(FrozenModel):

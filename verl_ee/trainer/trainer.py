@@ -157,7 +157,8 @@ class EarlyExperience(PPOTrainer):
     def _encoder(self) -> Encoder:
         model_config = omega_conf_to_dataclass(self.config.actor_rollout_ref.model).hf_config
         model_type = getattr(model_config, "model_type", None)
-        return encoder_for(self.tokenizer, model_type, self.config.data.get("apply_chat_template_kwargs", {}))
+        kwargs = self.config.data.get("apply_chat_template_kwargs", {})
+        return encoder_for(self.tokenizer, model_type, kwargs, self.early.prompt.date)
 
     def _servers(self) -> Servers:
         return SharedServers(self.checkpoint_manager)

@@ -15,6 +15,7 @@ from verl_ee.experience.files.parquet import TableRow, read_table, write_table
 from verl_ee.experience.files.part_files import PartFiles
 from verl_ee.experience.progress import progress_bar
 from verl_ee.prompts.format import Message
+from verl_ee.prompts.response import without_reasoning
 
 PART = 64
 """Texts that are put into a file together; a killed run loses no more."""
@@ -128,7 +129,8 @@ def write_missing_texts(
         try:
             for request, written in writer.write(missing):
                 text, cause = (written, "") if isinstance(written, str) else (written.text, written.cause)
-                record = record_of(request, text.strip(), cause)
+                # A model with thinking tokens thinks before it writes; nobody asked for that.
+                record = record_of(request, without_reasoning(text)[1].strip(), cause)
                 records[request.key] = record
                 unkept.append(record)
                 if len(unkept) == PART:

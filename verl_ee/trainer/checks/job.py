@@ -33,11 +33,13 @@ from verl_ee.trainer.actor.reference import anchor_of, check_dtypes, check_meshe
 from verl_ee.trainer.checkpoints import TRACKER, check_actor, check_contents, resumed_from
 from verl_ee.trainer.checks.accelerator import check_accelerator
 from verl_ee.trainer.checks.agents import check_agents, dataset_files
+from verl_ee.trainer.checks.conversations import check_conversations
 from verl_ee.trainer.checks.experts import check_experts, check_own_data, check_stores
 from verl_ee.trainer.checks.first_state import check_first_state
 from verl_ee.trainer.checks.prompt import prompt_warning
 from verl_ee.trainer.checks.writing import check_context
 from verl_ee.trainer.cpu import active
+from verl_ee.trainer.protocols import Tokenizer
 from verl_ee.trainer.rollout.demonstrations import check_demonstrations
 from verl_ee.trainer.rollout.sampler import sends_adapter
 
@@ -61,7 +63,7 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
     _check_verl(config)
     check_accelerator(config)
     check_contents(config)
-    check_model(config.actor_rollout_ref.model)
+    tokenizer = check_model(config.actor_rollout_ref.model)
     form = prompt_format(early.prompt)
     given = check_examples(early)
     check_demonstrations(early, given)
@@ -72,6 +74,8 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
         task_files = [Path(path).expanduser() for _, path in dataset_files(config.data)]
         unsaid = check_first_state(early, experts, given, task_files)
         check_stores(early, experts)
+        if tokenizer is not None:
+            check_conversations(config, early, tokenizer, experts.trajectories)
         for warning in filter(None, (unsaid, prompt_warning(early, form, experts.trajectories[0]))):
             logger.warning(warning)
     check_objectives(early, given)
@@ -161,16 +165,16 @@ def _writers(config: EarlyExperienceConfig, given: Collection[Objective]) -> lis
     return names
 
 
-def check_model(model: DictConfig) -> None:
-    """Refuse a model path that holds no tokenizer or no chat template.
+def check_model(model: DictConfig) -> Tokenizer | None:
+    """Refuse a model path that holds no tokenizer or no chat template, and return the tokenizer.
 
-    A path that is not a local folder is left to verl, which downloads it.
+    A path that is not a local folder is left to verl, which downloads it: None.
     """
     path = Path(model.path).expanduser()
     if not path.exists():
         if path.is_absolute() or model.path.startswith("."):
             raise ConfigError(f"actor_rollout_ref.model.path={model.path!r} does not exist. Name a model folder.")
-        return
+        return None
     from transformers import AutoTokenizer
 
     tokenizer_path = model.get("tokenizer_path") or model.path
@@ -183,11 +187,14 @@ def check_model(model: DictConfig) -> None:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=trusted)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and others for a broken folder
         raise _no_tokenizer(tokenizer_path, (str(error).strip() or type(error).__name__).splitlines()[0]) from None
-    if not (tokenizer.chat_template or model.get("custom_chat_template")):
+    tokenizer.chat_template = model.get("custom_chat_template") or tokenizer.chat_template
+    if not tokenizer.chat_template:
         raise ConfigError(
             f"The tokenizer in {tokenizer_path!r} has no chat template, so states cannot be rendered as messages. "
             "Use an instruct model, or set actor_rollout_ref.model.custom_chat_template."
         )
+    loaded: Tokenizer = tokenizer
+    return loaded
 
 
 def _no_tokenizer(path: str, reason: str) -> ConfigError:

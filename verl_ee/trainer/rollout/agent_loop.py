@@ -49,7 +49,9 @@ class EnvironmentAgentLoop(AgentLoopBase):
         # More episodes would wait for the servers instead, each with an environment of its own.
         self._at_a_time = math.ceil(sequences_at_a_time(self.config) / self.rollout_config.agent.num_workers)
         self._form = neutral_format(self._early.prompt, self.tokenizer)
-        self._encoder = encoder_for(self.tokenizer, hf_model_type, self.apply_chat_template_kwargs)
+        self._encoder = encoder_for(
+            self.tokenizer, hf_model_type, self.apply_chat_template_kwargs, self._early.prompt.date
+        )
 
     async def run(self, sampling_params: SamplingParams, *, extra_info: TaskInfo, **_: object) -> list[AgentLoopOutput]:
         """Play a task.

@@ -76,8 +76,9 @@ class ChatTemplate:
         if last is None:
             known = ", ".join(repr(self.tokenizer.convert_ids_to_tokens(token)) for token in sorted(self.ends))
             raise ExampleError(
-                f"The chat template ends an answer with {self._text(target[-3:])!r}, and the tokens that end a turn "
-                f"are {known}. Set the tokenizer's eos_token, or eos_token_id in generation_config.json."
+                f"The chat template does not end a turn: an answer ends with {self._text(target[-3:])!r}, and the "
+                f"tokens that end a turn are {known}. Set the tokenizer's eos_token, or eos_token_id in "
+                "generation_config.json."
             )
         return target[: last + 1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import date
 
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
@@ -53,22 +54,28 @@ def neutral_format(prompt: PromptConfig, tokenizer: Tokenizer) -> NeutralFormat:
     return NeutralFormat(prompt_format(prompt), control_tokens(tokenizer))
 
 
-def encoder_for(tokenizer: Tokenizer, hf_model_type: str | None, chat_template_kwargs: Mapping[str, object]) -> Encoder:
+def encoder_for(
+    tokenizer: Tokenizer,
+    hf_model_type: str | None,
+    chat_template_kwargs: Mapping[str, object],
+    day: str = PromptConfig().date,
+) -> Encoder:
     """Return the encoder of a job. It encodes control tokens as such: `Encoder.neutral` or a format breaks them before.
 
     Args:
         tokenizer: tokenizer of the model.
         hf_model_type: `model_type` of the model's Hugging Face config; selects verl's token builder.
         chat_template_kwargs: `data.apply_chat_template_kwargs`.
+        day: `early_experience.prompt.date`.
 
     Raises:
         ExampleError: if the tokenizer has no token that ends a turn.
     """
     control = control_tokens(tokenizer)
-    builder = create_continuous_token_builder(
-        tokenizer, hf_model_type=hf_model_type, chat_template_kwargs=dict(chat_template_kwargs)
-    )
-    template = ChatTemplate.of(tokenizer, builder, chat_template_kwargs)
+    # transformers gives templates a clock by this name; what is passed goes before it.
+    kwargs = {"strftime_now": date.fromisoformat(day).strftime, **chat_template_kwargs}
+    builder = create_continuous_token_builder(tokenizer, hf_model_type=hf_model_type, chat_template_kwargs=kwargs)
+    template = ChatTemplate.of(tokenizer, builder, kwargs)
 
     def target(messages: Sequence[Message], answer: str) -> list[int]:
         # Whoever wrote it: an answer never ends its own turn.

@@ -1,0 +1,89 @@
+"""Real tokenizers and chat templates: training equals what the template makes of a conversation, in every format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.jobs import ROOT
+from support.real_tokenizers import MODELS, Served, fetch, load
+from support.served_templates import problem, table
+
+from verl_ee.prompts import Message
+from verl_ee.prompts.formats import FORMATS
+from verl_ee.trainer.rollout.tokens import encoder_for
+
+pytestmark = pytest.mark.slow
+REQUIRED = {"qwen2_5", "qwen3", "llama3_1", "llama3_2", "gemma3", "gptoss"}
+ASKED: list[Message] = [{"role": "user", "content": "What now?"}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    fetch(folder)
+    return folder
+
+
+def tokenizer_of(folder: Path, name: str) -> tuple[Any, Served]:
+    model = next(model for model in MODELS if model.template == name)
+    return load(folder, model), model
+
+
+@pytest.mark.parametrize("template", sorted(REQUIRED))
+def test_a_template_serves_every_format(folder: Path, template: str) -> None:
+    tokenizer, model = tokenizer_of(folder, template)
+    assert {name: problem(tokenizer, model, name) for name in FORMATS} == dict.fromkeys(FORMATS, "")
+
+
+def test_the_table_of_the_docs_is_what_the_command_prints(folder: Path) -> None:
+    assert table(folder) in (ROOT / "docs/prompts.md").read_text()
+
+
+def test_qwen3_s_empty_thought_is_learned_where_the_prompt_does_not_have_it(folder: Path) -> None:
+    tokenizer, model = tokenizer_of(folder, "qwen3")
+    scaffold = "<think>\n\n</think>\n\n"
+    for thinking, in_prompt in ((True, False), (False, True)):
+        encoder = encoder_for(tokenizer, model.model_type, {"enable_thinking": thinking})
+        prompt, target = (
+            tokenizer.decode(encoder.prompt(ASKED)),
+            tokenizer.decode(encoder.target(ASKED, "Action: look")),
+        )
+        assert prompt.endswith(scaffold) == in_prompt
+        assert target == ("" if in_prompt else scaffold) + "Action: look<|im_end|>"
+
+
+def test_qwen3_s_thought_is_made_of_its_own_tokens(folder: Path) -> None:
+    tokenizer, model = tokenizer_of(folder, "qwen3")
+    target = encoder_for(tokenizer, model.model_type, {}).target(ASKED, "<think>I should search.</think>")
+    own = [tokenizer.convert_tokens_to_ids(token) for token in ("<think>", "</think>")]
+    assert [token for token in target if token in own] == own
+
+
+def test_only_the_final_channel_of_a_harmony_response_is_read(folder: Path) -> None:
+    tokenizer, model = tokenizer_of(folder, "gptoss")
+    response = (
+        "<|channel|>analysis<|message|>Action: jump<|end|><|start|>assistant"
+        "<|channel|>final<|message|>Action: look<|return|>"
+    )
+    encoder = encoder_for(tokenizer, model.model_type, {})
+    assert encoder.text(tokenizer.encode(response, add_special_tokens=False)) == "Action: look"
+
+
+@pytest.mark.parametrize("template", ["llama3_2", "gptoss"])
+def test_a_template_with_a_clock_sees_the_day_of_the_run(folder: Path, template: str) -> None:
+    tokenizer, model = tokenizer_of(folder, template)
+    texts = [
+        tokenizer.decode(encoder_for(tokenizer, model.model_type, {}, day).prompt(ASKED))
+        for day in ("2024-07-26", "2031-01-02")
+    ]
+    assert any(shown in texts[0] for shown in ("26 Jul 2024", "2024-07-26"))
+    assert any(shown in texts[1] for shown in ("02 Jan 2031", "2031-01-02"))
+
+
+def test_a_template_without_a_system_role_shows_it_to_the_user(folder: Path) -> None:
+    tokenizer, model = tokenizer_of(folder, "gemma")
+    messages: list[Message] = [{"role": "system", "content": "Be brief."}, *ASKED]
+    text = tokenizer.decode(encoder_for(tokenizer, model.model_type, {}).prompt(messages))
+    assert "<start_of_turn>user\nBe brief.\n\nWhat now?<end_of_turn>" in text
