@@ -66,5 +66,5 @@ def test_a_template_that_ends_no_turn_is_refused_with_the_tokens_that_do(tokeniz
 def test_a_template_that_changes_an_action_is_refused(tokenizer: Any) -> None:
     other = "(message['content'].replace(' 1', ' 2') if message['role'] == 'assistant' else message['content'])"
     shouting = with_template(tokenizer, TURN.replace("message['content']", other))
-    with pytest.raises(ConfigError, match="makes another action of the answer 'Action: "):
+    with pytest.raises(ConfigError, match="makes another answer of 'Action: "):
         check_conversations(JOB, config(), shouting, EXPERTS)

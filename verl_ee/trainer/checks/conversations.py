@@ -24,7 +24,7 @@ ROWS = 64
 def check_conversations(
     config: DictConfig, early: EarlyExperienceConfig, tokenizer: Tokenizer, trajectories: Sequence[ExpertTrajectory]
 ) -> None:
-    """Refuse a job whose chat template shows prompts in training that rollouts do not show, or hides an action.
+    """Refuse a job whose chat template shows prompts in training that rollouts do not show, or changes an answer.
 
     Args:
         config: the whole job.
@@ -43,13 +43,13 @@ def check_conversations(
     encoder = encoder_for(tokenizer, model_type, config.data.get("apply_chat_template_kwargs", {}), early.prompt.date)
     for row in islice(_rows(trajectories, early.history_length, form), ROWS):
         try:
-            read = form.read(encoder.text(encoder.target(row.prompt, row.target))).action
+            read = form.read(encoder.text(encoder.target(row.prompt, row.target)))
         except ExampleError as error:
             raise ConfigError(f"{row.provenance}: {error}") from None
-        if read != form.read(row.target).action:
+        if read != form.read(row.target):
             raise ConfigError(
-                f"{row.provenance}: the chat template makes another action of the answer {row.target!r}: it is read "
-                f"back as {read!r}. Use another chat template, or another early_experience.prompt.format."
+                f"{row.provenance}: the chat template makes another answer of {row.target!r}: it is read back as "
+                f"{read}. Use another chat template, or another early_experience.prompt.format."
             )
 
 

@@ -55,8 +55,16 @@ class ChatTemplate:
         return cls(tokenizer, builder, kwargs, end_tokens(tokenizer), _has_system(tokenizer, kwargs))
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Return the token ids of messages, up to where the assistant begins."""
-        return list(self.builder.build_initial_tokens(self._served(messages)))
+        """Return the token ids of messages, up to where the assistant begins.
+
+        Raises:
+            ExampleError: if the template refuses them.
+        """
+        try:
+            return list(self.builder.build_initial_tokens(self._served(messages)))
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ExampleError(f"The chat template refuses a conversation of {roles}: {error}.") from None
 
     def target(self, messages: Sequence[Message], answer: str) -> list[int]:
         """Return the token ids of the answer to messages, up to the token that ends the turn.
