@@ -139,12 +139,7 @@ def stage(
     actor.exempt_from_rotation(handed)
     third = worker(tp, pp, packed, dtype)
     third.load_checkpoint(handed)
-    # A step as a stage takes it, when the stage is over.
-    before_last = len(emptied)
-    actor.actor.set_loss_fn(SupervisedLoss(vocabulary_group_of(actor.actor.engine)))
-    step(actor, batches[0])
-    return {
-        "emptied": (emptied_in_stage, len(emptied) - before_last),
+    result = {
         "steps": [*first, *second],
         "resumed": resumed,
         "resumed_weights_equal": equal,
@@ -155,6 +150,11 @@ def stage(
         "loss_restored": actor.actor.loss_fn is actor.loss_fn,
         "rotated": actor.actor.engine.checkpoint_mananager.previous_saved_paths,
     }
+    # A step as a stage takes it, when the stage is over.
+    before_last = len(emptied)
+    actor.actor.set_loss_fn(SupervisedLoss(vocabulary_group_of(actor.actor.engine)))
+    step(actor, batches[0])
+    return result | {"emptied": (emptied_in_stage, len(emptied) - before_last)}
 
 
 def weights_alone(batches: list[list[Row]], stage: Any, tp: int, pp: int, into: str) -> Any:
