@@ -6,8 +6,9 @@ cd "$(dirname "$0")/../.."
 export MODEL=${MODEL:-$PWD/build/smollm2} OUT=${OUT:-runs/smollm2} METHOD=sr DEMOS=${DEMOS:-6} EPISODES=${EPISODES:-4}
 export PROMPT=${PROMPT:-768} RESPONSE=${RESPONSE:-64} LR=${LR:-1e-5}
 WRITER=early_experience.writers.policy
-# So small a model seldom writes an action: it gets several draws for each alternative, and a low temperature throughout.
-recipes/household/run.sh +$WRITER.kind=policy +$WRITER.max_tokens=256 +$WRITER.temperature=0.5 early_experience.collect.reflection.draws=12 \
+# So small a model seldom writes an action: it gets several draws for each alternative, at a low temperature. Few of its
+# rationales pass the gates, at any temperature, so few are asked for.
+recipes/household/run.sh +$WRITER.kind=policy +$WRITER.max_tokens=256 early_experience.reflection.min_accepted=0.02 early_experience.collect.reflection.draws=12 \
   'early_experience.collect.reflection.temperatures=[0.5]' \
   early_experience.stages.reflection.epochs=1 early_experience.max_turns=3 early_experience.evaluate=False \
   actor_rollout_ref.rollout.max_model_len=2048 data.train_batch_size=2 actor_rollout_ref.rollout.n=2 \

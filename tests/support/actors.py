@@ -122,7 +122,9 @@ def _gradients(actor: Any) -> dict[str, Any]:
 
 
 def supervised_gradients(
-    cases: dict[Any, tuple[list[tuple[list[int], list[int], str]], int | None]], remove_padding: bool
+    cases: dict[Any, tuple[list[tuple[list[int], list[int], str]], int | None]],
+    remove_padding: bool,
+    overrides: tuple[str, ...] = (),
 ) -> Any:
     """Send each case as one mini-batch through `update_supervised`, from the same weights: loss metrics and gradients.
 
@@ -135,7 +137,7 @@ def supervised_gradients(
     from verl_ee.objectives.loss import mean_metrics
     from verl_ee.trainer.actor.batch import sums_of, to_batch
 
-    actor = worker(overrides=(f"actor_rollout_ref.model.use_remove_padding={remove_padding}",))
+    actor = worker(overrides=(f"actor_rollout_ref.model.use_remove_padding={remove_padding}", *overrides))
     actor.begin_stage(StageConfig(objectives=("imitation",), epochs=1, lr=1e-3, batch_size=1), len(cases))
     gradients = _gradients(actor)
     results = {}

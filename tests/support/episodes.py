@@ -21,6 +21,8 @@ from verl_ee.trainer.rollout.agent_loop import EnvironmentAgentLoop
 
 VERSIONS = {"global_steps": 3, "min_global_steps": 3, "max_global_steps": 3}
 """The version of the weights, as verl's client reports it."""
+PATIENCE = 60.0
+"""Seconds after which episodes that do not end fail."""
 
 
 class Server:
@@ -60,7 +62,7 @@ class Episodes:
             return await asyncio.gather(*(self._loop(server).run(self._sampling(), **row) for server in servers))
 
         row = {"extra_info": {"task": "a task", **extra_info}, "global_steps": 4}
-        outputs = asyncio.run(all_of_them())
+        outputs = asyncio.run(asyncio.wait_for(all_of_them(), PATIENCE))
         self.prompts = [prompt for server in servers for prompt in server.prompts]
         return outputs
 

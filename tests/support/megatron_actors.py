@@ -84,6 +84,24 @@ def weights(actor: Any) -> dict[str, Any]:
     return {name: value.clone() for name, value in actor.actor.engine.get_per_tensor_param()[0]}
 
 
+def count_emptied_caches() -> list[int]:
+    """Return a list that grows whenever verl's Megatron engine empties the cache of the device."""
+    from verl.workers.engine.megatron import transformer_impl
+
+    device, emptied = transformer_impl.get_torch_device(), []
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(device, name)
+
+        def empty_cache(self) -> None:
+            emptied.append(len(emptied))
+            device.empty_cache()
+
+    transformer_impl.get_torch_device = Counting
+    return emptied
+
+
 def stage(
     batches: list[list[Row]], stage: Any, packed: bool, tp: int, pp: int, into: str, dtype: str = "float32"
 ) -> Any:
@@ -92,11 +110,16 @@ def stage(
     import torch
     from support.training_states import training_state
 
+    from verl_ee.objectives.loss import SupervisedLoss
+    from verl_ee.trainer.actor.engines import vocabulary_group_of
+
     half, total = len(batches) // 2, len(batches)
     saved, handed = f"{into}/stage", f"{into}/global_step_0/actor"
     actor = worker(tp, pp, packed, dtype)
+    emptied = count_emptied_caches()
     actor.begin_stage(stage, total)
     first = [step(actor, rows) for rows in batches[:half]]
+    emptied_in_stage = len(emptied)
     middle = weights(actor)
     actor.save_stage(saved, half)
     second = [step(actor, rows) for rows in batches[half:]]
@@ -116,7 +139,7 @@ def stage(
     actor.exempt_from_rotation(handed)
     third = worker(tp, pp, packed, dtype)
     third.load_checkpoint(handed)
-    return {
+    result = {
         "steps": [*first, *second],
         "resumed": resumed,
         "resumed_weights_equal": equal,
@@ -127,6 +150,11 @@ def stage(
         "loss_restored": actor.actor.loss_fn is actor.loss_fn,
         "rotated": actor.actor.engine.checkpoint_mananager.previous_saved_paths,
     }
+    # A step as a stage takes it, when the stage is over.
+    before_last = len(emptied)
+    actor.actor.set_loss_fn(SupervisedLoss(vocabulary_group_of(actor.actor.engine)))
+    step(actor, batches[0])
+    return result | {"emptied": (emptied_in_stage, len(emptied) - before_last)}
 
 
 def weights_alone(batches: list[list[Row]], stage: Any, tp: int, pp: int, into: str) -> Any:

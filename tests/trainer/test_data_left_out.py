@@ -24,6 +24,7 @@ from verl_ee.envs.household.env import Household
 from verl_ee.errors import ExampleError
 from verl_ee.experience.expert_files import ExpertFile, load_experts, write_experts
 from verl_ee.experience.provenance import provenance_of
+from verl_ee.experience.store import read_branches
 from verl_ee.objectives.reflection.rationales import read_rationales
 from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.stage_data import StageData
@@ -47,13 +48,13 @@ def solved_early() -> ExpertFile:
     return experts
 
 
-def preparation(folder: Path, experts: ExpertFile, **reflection: Any) -> DataPreparation:
+def preparation(folder: Path, experts: ExpertFile, refused: int = 0, **reflection: Any) -> DataPreparation:
     """The preparation of a job whose branches have been collected, and whose rationales a rule writes."""
     folder.mkdir(exist_ok=True)
     write_experts(folder / "experts.jsonl", experts.trajectories)
     written = load_experts(folder / "experts.jsonl", "verl_ee/Household-v0")
     provenance = provenance_of(EnvironmentConfig(id="verl_ee/Household-v0"), CollectConfig(), written)
-    store = write_branches(folder / "store", experts.trajectories, 2, 0, provenance)
+    store = write_branches(folder / "store", experts.trajectories, 2, refused, provenance)
     keys: Any = OmegaConf.to_container(compose("sr").early_experience)
     keys |= {"experts": str(folder / "experts.jsonl"), "stores": {"reflection": str(store)}}
     keys |= {"environment": {"id": "verl_ee/Household-v0"}, "writers": {"mine": {"kind": "endpoint"}}}
@@ -63,8 +64,8 @@ def preparation(folder: Path, experts: ExpertFile, **reflection: Any) -> DataPre
     return made
 
 
-def prepared(folder: Path, experts: ExpertFile, **reflection: Any) -> StageData:
-    return preparation(folder, experts, **reflection).stage_data()
+def prepared(folder: Path, experts: ExpertFile, refused: int = 0, **reflection: Any) -> StageData:
+    return preparation(folder, experts, refused, **reflection).stage_data()
 
 
 def test_what_comes_after_the_task_was_solved_is_left_out_and_counted(
@@ -110,6 +111,28 @@ def test_a_job_does_not_go_on_with_a_few_rationales_of_a_language_model(
     assert reflect is not None
     assert reflect.gates == {"accepted": 1, "length": count - 1}
     prepared(tmp_path / "lenient", experts, writer="mine", min_accepted=0.0)
+
+
+def test_a_job_reflects_on_the_states_and_alternatives_that_it_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Situation] = []
+
+    class Noting(OnceGood):
+        def write(self, situations: Sequence[Situation], /) -> Iterator[tuple[Situation, str]]:
+            asked.extend(situations)
+            yield from ((item, GOOD) for item in situations)
+
+    monkeypatch.setattr(data_preparation, "EndpointWriter", Noting)
+    experts = ExpertFile(Path(), "", (Household().expert_trajectory("train/0"),))
+    prepared(tmp_path, experts, refused=1, writer="mine", states=["changed"], k=2, balanced=True)
+    of_expert = [branch for branch in read_branches(tmp_path / "store") if branch.proposer == "expert"]
+    taken = [branch.ref for branch in of_expert if not branch.outcome.refused]
+    assert 0 < len(taken) < len(of_expert)
+    assert [item.ref for item in asked] == taken
+    # One of each class, where the first two are of the same one.
+    shown = {tuple(branch.outcome.action for branch in item.alternatives) for item in asked}
+    assert shown == {("press 1", "jam 0")}
 
 
 class Server:

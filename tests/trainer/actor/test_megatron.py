@@ -126,6 +126,11 @@ def test_losses_accuracies_and_weights_equal_plain_pytorch(done: Any, plain: dic
                 assert difference < 1e-5, (when, name)
 
 
+def test_the_cache_of_the_device_is_kept_in_a_stage_and_left_to_verl_behind_it(done: Any) -> None:
+    results, _ = done
+    assert [result["emptied"] for result in results] == [(0, 1)] * len(results)
+
+
 def test_a_stage_saved_and_resumed_by_a_fresh_worker_gives_equal_bits(done: Any) -> None:
     results, _ = done
     assert outputs(results, "resumed") == outputs(results, "steps")[STEPS // 2 :]

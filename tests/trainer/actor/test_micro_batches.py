@@ -64,6 +64,15 @@ def test_rows_of_the_household_are_little_padded(workers: int, by_tokens: bool, 
         assert computed_tokens(lengths, limits) <= 1.25 * sum(lengths), micro
 
 
+@pytest.mark.parametrize("by_tokens", [False, True])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_micro_batch_has_rows_of_like_length(workers: int, by_tokens: bool) -> None:
+    lengths = [100, 300] * 8
+    limits = limits_of(workers, 4, by_tokens, True, 300)
+    assert layout_of(lengths, limits).rows == 4
+    assert computed_tokens(lengths, limits) == sum(lengths)
+
+
 @pytest.mark.parametrize("pads", [False, True])
 @pytest.mark.parametrize("by_tokens", [False, True])
 def test_every_row_is_sent_once_and_as_many_to_each_worker(by_tokens: bool, pads: bool) -> None:

@@ -95,6 +95,19 @@ def test_loss_and_gradients_equal_plain_pytorch(
         assert 0.0 <= summary[f"{objective}/token_accuracy"] <= 1.0
 
 
+def test_what_verl_pads_to_a_length_is_trained_without_showing_its_logits(
+    mini_batches: dict[str, Rows], expected: dict[str, Plain], tmp_path: Path
+) -> None:
+    cases = {MIXED: (mini_batches[MIXED], 3)}
+    overrides = ("actor_rollout_ref.actor.pad_to_length=True",)
+    (result,) = actors.run("supervised_gradients", 1, tmp_path, cases=cases, remove_padding=True, overrides=overrides)
+    loss, _, per_objective = expected[MIXED]
+    assert result[MIXED]["loss"] == pytest.approx(loss, rel=1e-5)
+    # Accuracies take the logits.
+    measured = {key for key in result[MIXED]["summary"] if not key.endswith("/tokens")}
+    assert measured == {f"{objective}/loss" for objective in per_objective}
+
+
 def test_hand_over_leaves_a_fresh_optimizer_and_keeps_its_checkpoint(rows: Rows, tmp_path: Path) -> None:
     imitation = [row for row in rows if row[2] == "imitation"]
     folder = tmp_path / "run"

@@ -12,6 +12,7 @@ from pathlib import Path
 import gymnasium
 import hydra
 import pytest
+import torch
 from omegaconf import OmegaConf
 from support.job_checks import MODEL, check, refusal
 
@@ -21,6 +22,7 @@ from verl_ee.run.folder import RunFolder
 from verl_ee.run.identity import identity_of
 from verl_ee.run.state import HAND_OVER
 from verl_ee.trainer import hydra_callback
+from verl_ee.trainer.checkpoints import TRACKER
 from verl_ee.trainer.checks import job
 
 
@@ -69,6 +71,10 @@ def test_an_adapter_that_vllms_cpu_build_cannot_take_is_refused(
         (["early_experience.hand_over.optimiser=keep"], ["hand_over.optimiser", "Did you mean 'optimizer'"]),
         (["+early_experience.collect.wrold_model.k=4"], ["collect.wrold_model", "Did you mean 'world_model'"]),
         (["+early_experience.stores.wordl_model=store"], ["stores.wordl_model", "Did you mean 'world_model'"]),
+        (
+            [f"actor_rollout_ref.actor.checkpoint.{key}" for key in ("save_contents=[model]", "load_contents=[extra]")],
+            ["save_contents=['model'] lacks extra", "Save what is loaded"],
+        ),
         (["trainer.resume_mode=atuo"], ["trainer.resume_mode='atuo'", "Did you mean 'auto'"]),
         (
             [
@@ -237,3 +243,19 @@ def test_a_finished_run_without_verls_tracker_does_not_begin_again(overrides: li
     message = refusal(overrides)
     assert f"{tmp_path}/run/latest_checkpointed_iteration.txt is missing" in message
     assert "0 for the hand-over" in message
+
+
+def test_a_run_that_saves_its_weights_alone_goes_on_from_them(overrides: list[str], tmp_path: Path) -> None:
+    key = "actor_rollout_ref.actor.checkpoint"
+    alone = [*overrides, "trainer.n_gpus_per_node=1", f"{key}.save_contents=[model]", f"{key}.load_contents=[model]"]
+    early = check(alone)
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        config = hydra.compose("ppo_trainer", alone)
+    folder = RunFolder(tmp_path / "run", identity_of(config, early))
+    folder.finish("world_model", "imitation", HAND_OVER)
+    (folder.root / TRACKER).write_text("3")
+    actor = folder.grpo_checkpoint(3) / "actor"
+    actor.mkdir(parents=True)
+    torch.save({}, actor / "model_world_size_1_rank_0.pt")
+    check(alone)
+    assert "optim_world_size_1_rank_0.pt is missing" in refusal([*overrides, "trainer.n_gpus_per_node=1"])
