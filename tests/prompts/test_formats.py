@@ -109,7 +109,8 @@ def test_tagged_shows_past_turns_by_number_and_actions_as_a_list() -> None:
             "<action>open box 1</action>, no: <action>look</action>",
             Response("look", "<action>open box 1</action>, no:"),
         ),
-        ("<think>look", Response(None, "<think>look")),
+        ("<think>look", Response(None, "look")),
+        ("<think>I try <action>go</action></think>", Response(None, "I try <action>go</action>")),
         ("<action>look", Response(None, "<action>look")),
         ("<action></action>", Response(None, "")),
     ],
@@ -141,6 +142,19 @@ def test_react_reads_a_thought_with_and_without_its_mark() -> None:
     form = form_of(format="react")
     for text in ("Thought: So.\nAction: look", "So.\nAction: look", "Thought:\nSo.\n\nAction:\nlook"):
         assert form.read(text) == Response("look", "So.")
+
+
+def test_react_leaves_reasoning_in_thinking_tokens_out_of_the_chat() -> None:
+    form = form_of(format="react")
+    text = "<think>\nHm. Action: jump\n</think>\n\n**Thought:** So.\nAction: look"
+    assert form.read(text) == Response("look", "So.")
+    assert (
+        form_of(format="text").read("<think>\nHm. Action: jump\n</think>\n\nAction: look").thought == "Hm. Action: jump"
+    )
+
+
+def test_an_unfinished_thought_is_no_answer(form: PromptFormat) -> None:
+    assert form.read("<think>\nI could open it.\nAction: open box 1", LISTED).action is None
 
 
 def test_thoughts_of_the_past_are_shown_where_the_format_or_the_user_says_so(form: PromptFormat) -> None:
@@ -194,7 +208,10 @@ def test_what_tells_prompts_apart_has_the_texts_and_what_was_set() -> None:
     assert asked(PromptConfig(), form_of()) != asked(PromptConfig(format="react"), form_of(format="react"))
 
 
-@pytest.mark.parametrize("name", ["tex", "no.such.module:Form", "json:Form", "json:__doc__"])
+@pytest.mark.parametrize(
+    "name",
+    ["tex", "no.such.module:Form", "json:Form", "json:__doc__", ":P", ".a:P", "json:dumps", "json:JSONDecodeError"],
+)
 def test_a_format_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"early_experience\.prompt\.format="):
         form_of(format=name)

@@ -62,11 +62,10 @@ def test_a_template_that_is_none_is_refused_with_its_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["{{ reward }}", "{{ task.__class__.__mro__ }}", "{{ 1 / 0 }}", "{{ history[9].action }}"]
+    "template",
+    ["{{ reward }}", "{{ task.__class__.__mro__ }}", "{{ 1 / 0 }}", "{{ history[9].action }}", "{{ '%(x)s' % {} }}"],
 )
 def test_a_template_that_fails_or_reaches_out_is_refused(template: str) -> None:
     form = prompt_format(PromptConfig(template=template))
-    with pytest.raises(
-        ConfigError, match=r"early_experience\.prompt\.template cannot be rendered: .*It may use task, "
-    ):
+    with pytest.raises(ConfigError, match=r"early_experience\.prompt\.template cannot be rendered .*It may use task, "):
         form.policy_prompt(STATE)

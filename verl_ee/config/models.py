@@ -26,10 +26,13 @@ def _text(value: object) -> object:
     if not isinstance(value, str) or not value.startswith(FILE_PREFIX):
         return value
     try:
-        return Path(value.removeprefix(FILE_PREFIX)).expanduser().read_text(encoding="utf-8").strip("\n")
+        text = Path(value.removeprefix(FILE_PREFIX)).expanduser().read_text(encoding="utf-8").strip("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"{ROOT}.prompt: {value!r} cannot be read ({reason}). Name a text file.") from None
+    if text.startswith(FILE_PREFIX):
+        raise ConfigError(f"{ROOT}.prompt: the text in {value!r} begins with {FILE_PREFIX!r}. Begin it otherwise.")
+    return text
 
 
 def _iso_date(value: str) -> str:

@@ -124,7 +124,8 @@ def _response(form: PromptFormat, action: str, thought: str | None, state: State
     if read.strip() != action.strip() and read != listed_action(action, listed):
         raise ExampleError(
             f"{provenance}: a response with the action {action!r} is read back as {read!r}, so the policy would learn "
-            f"to do something else. Take the step out, or write the action without {form.answer_mark!r}."
+            f"to do something else. Take the step out, or write the action without {form.answer_mark!r} and "
+            "without control tokens of the model."
         )
     return response
 

@@ -31,7 +31,15 @@ def prompt_format(prompt: PromptConfig) -> PromptFormat:
         ConfigError: if there is no such format, or the template is none.
     """
     make = FORMATS.get(prompt.format) or _imported(prompt.format)
-    made = make(prompt)
+    try:
+        made = make(prompt)
+    except ConfigError:
+        raise
+    except Exception as error:  # the class is somebody else's code
+        raise ConfigError(
+            f"{ROOT}.prompt.format={prompt.format!r} cannot be made ({type(error).__name__}: {error}). It is called "
+            "with the keys under prompt."
+        ) from error
     if not isinstance(made, PromptFormat):
         missing = [name for name in _MEMBERS if not hasattr(made, name)]
         raise ConfigError(
@@ -65,11 +73,14 @@ def _imported(path: str) -> Callable[[PromptConfig], PromptFormat]:
     if not colon:
         raise ConfigError(f"{where} is no format. {did_you_mean(path, FORMATS)} A class of your own is module:Class.")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise ConfigError(f"{where} cannot be imported ({error}). Put its folder on PYTHONPATH.") from None
-    except AttributeError:
-        raise ConfigError(f"{where}: module {module!r} has no {name!r}.") from None
+        imported = importlib.import_module(module)
+    except Exception as error:  # the module is somebody else's code
+        raise ConfigError(
+            f"{where} cannot be imported ({type(error).__name__}: {error}). Put its folder on PYTHONPATH."
+        ) from error
+    found = getattr(imported, name, None)
+    if found is None:
+        raise ConfigError(f"{where}: module {module!r} has no {name!r}.")
     if not callable(found):
         raise ConfigError(f"{where} is no class.")
     made: Callable[[PromptConfig], PromptFormat] = found

@@ -12,6 +12,9 @@ from verl_ee.prompts.format import Message, PromptFormat
 from verl_ee.prompts.response import Response
 from verl_ee.prompts.state import State
 
+THINKING = ("<think>", "</think>")
+"""Between them is no action, in any format (`verl_ee.prompts.response.without_reasoning`)."""
+
 
 @dataclass(frozen=True)
 class ControlTokens:
@@ -33,6 +36,10 @@ class ControlTokens:
     def own(self, text: str) -> str:
         """Return a text of the model with the tokens broken that it may not write."""
         return break_control_tokens(text, self.reserved)
+
+    def action(self, text: str) -> str:
+        """Return an action with the tokens broken that would end the turn, or turn it into a thought."""
+        return break_control_tokens(text, {*self.reserved, *THINKING})
 
     @cached_property
     def _any(self) -> re.Pattern[str]:
@@ -69,11 +76,11 @@ class NeutralFormat:
 
     def policy_prompt(self, state: State) -> list[Message]:
         """Return the messages that ask the policy for an action in a state."""
-        return self._form.policy_prompt(self._neutral(state))
+        return self._sealed(self._form.policy_prompt(self._neutral(state)))
 
     def response(self, action: str, thought: str | None = None) -> str:
-        """Return the response that takes an action; the thought is the model's own."""
-        return self._form.response(self._tokens.neutral(action), None if thought is None else self._tokens.own(thought))
+        """Return the response that takes an action; action and thought are the model's own."""
+        return self._form.response(self._tokens.action(action), None if thought is None else self._tokens.own(thought))
 
     def read(self, text: str, listed: Sequence[str] | None = None) -> Response:
         """Take a response apart; a listed action that prompts show broken is taken as it is listed."""
@@ -81,25 +88,30 @@ class NeutralFormat:
             return self._form.read(text)
         shown = [self._tokens.neutral(action) for action in listed]
         response = self._form.read(text, shown)
-        if response.action not in shown:
-            return response
-        return replace(response, action=listed[shown.index(response.action)])
+        for forms in (shown, [self._tokens.action(action) for action in listed]):
+            if response.action in forms:
+                return replace(response, action=listed[forms.index(response.action)])
+        return response
 
     def world_model_prompt(self, state: State, action: str) -> list[Message]:
         """Return the messages that ask for the outcome of an action in a state."""
-        return self._form.world_model_prompt(self._neutral(state), self._tokens.neutral(action))
+        return self._sealed(self._form.world_model_prompt(self._neutral(state), self._tokens.action(action)))
 
     def outcome(self, observation: str) -> str:
         """Return the answer to these messages."""
         return self._form.outcome(self._tokens.neutral(observation))
 
+    def _sealed(self, messages: Iterable[Message]) -> list[Message]:
+        """Return messages without reserved tokens, also where a template has made one out of two texts."""
+        return [{"role": message["role"], "content": self._tokens.own(message["content"])} for message in messages]
+
     def _neutral(self, state: State) -> State:
-        neutral, own = self._tokens.neutral, self._tokens.own
+        neutral, own, action = self._tokens.neutral, self._tokens.own, self._tokens.action
         history = tuple(
             replace(
                 turn,
                 observation=neutral(turn.observation),
-                action=neutral(turn.action),
+                action=action(turn.action),
                 thought=own(turn.thought),
                 admissible_actions=self._neutral_list(turn.admissible_actions),
             )

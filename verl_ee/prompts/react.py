@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from verl_ee.prompts.builtin import BuiltinFormat
 from verl_ee.prompts.format import Message
-from verl_ee.prompts.response import Response, read_response, render_response
+from verl_ee.prompts.response import Response, read_response, render_response, without_reasoning
 from verl_ee.prompts.state import State, Turn
 from verl_ee.prompts.state_text import listing
 
 THOUGHT_PREFIX = "Thought:"
-_THOUGHT = re.compile(r"\A\s*Thought:[^\S\n]*")
+_THOUGHT = re.compile(r"\A\s*(?P<mark>[*_]{0,2})Thought:(?P=mark)[^\S\n]*")
 
 
 class ReactFormat(BuiltinFormat):
@@ -49,7 +49,8 @@ class ReactFormat(BuiltinFormat):
 
     def read(self, text: str, listed: Sequence[str] | None = None) -> Response:
         """Take a response apart (see `verl_ee.prompts.response`); `Thought:` may stand before the thought."""
-        response = read_response(text, listed)
+        # Reasoning in thinking tokens is no part of the chat: models of that kind do not see it again.
+        response = read_response(without_reasoning(text)[1], listed)
         return replace(response, thought=_THOUGHT.sub("", response.thought).strip())
 
     def _past(self, turn: Turn) -> str:

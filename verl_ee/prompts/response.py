@@ -64,7 +64,10 @@ def read_response(text: str, listed: Sequence[str] | None = None) -> Response:
 def without_reasoning(text: str) -> tuple[str, str]:
     """Return what a model with thinking tokens thought, and its answer; a prompt may have opened the thought."""
     before, end, answer = text.rpartition("</think>")
-    if not end:
+    if not end and text.lstrip().startswith("<think>"):
+        # It never came to an answer.
+        before, answer = text, ""
+    elif not end:
         return "", text
     return before.strip().removeprefix("<think>").strip(), answer.lstrip("\n")
 

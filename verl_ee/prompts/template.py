@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
+from jinja2 import StrictUndefined, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from verl_ee.config.base import ROOT
@@ -58,7 +58,8 @@ class UserTemplate:
                 step=state.steps + 1,
                 instruction=instruction,
             )
-        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+        except Exception as error:  # the template is somebody else's code
             raise ConfigError(
-                f"{ROOT}.prompt.template cannot be rendered: {error}. It may use {', '.join(VARIABLES)}."
+                f"{ROOT}.prompt.template cannot be rendered ({type(error).__name__}: {error}). It may use "
+                f"{', '.join(VARIABLES)}."
             ) from None

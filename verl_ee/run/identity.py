@@ -13,6 +13,7 @@ from verl_ee.config import EarlyExperienceConfig
 from verl_ee.config.base import ROOT
 from verl_ee.errors import ConfigError
 from verl_ee.experience.provenance import DECISIVE
+from verl_ee.prompts.formats import prompt_format
 
 Identity = Mapping[str, JsonValue]
 """Values by key: our keys and verl's with dots, and one key for the content of each file."""
@@ -59,6 +60,9 @@ def identity_of(config: DictConfig, early: EarlyExperienceConfig) -> Identity:
         name: collect.model_dump(mode="json", include=set(DECISIVE)) for name, collect in early.collect.items()
     }
     del ours["reflection"]["min_accepted"]
+    form = prompt_format(early.prompt)
+    # The words themselves: a format may have other ones in another version.
+    ours["prompt"] |= {"system": form.system, "instruction": form.instruction}
     for writer in ours["writers"].values():
         # The model of a server alone changes its texts: limits may be raised, and addresses move.
         writer["endpoint"] = {"model": writer["endpoint"]["model"]}

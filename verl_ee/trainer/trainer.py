@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
@@ -63,7 +64,7 @@ class EarlyExperience(PPOTrainer):
             config.trainer.default_local_dir = str(self.folder.root)
             # The texts of files are read once, so that rollouts anywhere have those of the stages.
             for key, value in self.early.prompt.model_dump().items():
-                text = value.replace("${", "\\${") if isinstance(value, str) else value
+                text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
                 OmegaConf.update(config, f"{ROOT}.prompt.{key}", text)
             if not stages_done and self.summary.stage(BASE) is not None:
                 # An earlier attempt evaluated the model that the stages start from.
@@ -158,7 +159,9 @@ class EarlyExperience(PPOTrainer):
         model_config = omega_conf_to_dataclass(self.config.actor_rollout_ref.model).hf_config
         model_type = getattr(model_config, "model_type", None)
         kwargs = self.config.data.get("apply_chat_template_kwargs", {})
-        return encoder_for(self.tokenizer, model_type, kwargs, self.early.prompt.date)
+        return encoder_for(
+            self.tokenizer, model_type, kwargs, self.early.prompt.date, self.config.actor_rollout_ref.model.path
+        )
 
     def _servers(self) -> Servers:
         return SharedServers(self.checkpoint_manager)

@@ -12,7 +12,7 @@ from support.served_templates import problem, table
 
 from verl_ee.prompts import Message
 from verl_ee.prompts.formats import FORMATS
-from verl_ee.trainer.rollout.tokens import encoder_for
+from verl_ee.trainer.rollout.tokens import control_tokens, encoder_for
 
 pytestmark = pytest.mark.slow
 REQUIRED = {"qwen2_5", "qwen3", "llama3_1", "llama3_2", "gemma3", "gptoss"}
@@ -61,6 +61,14 @@ def test_qwen3_s_thought_is_made_of_its_own_tokens(folder: Path) -> None:
     assert [token for token in target if token in own] == own
 
 
+@pytest.mark.parametrize("template", ["gemma3", "qwen3"])
+def test_html_of_a_page_is_text(folder: Path, template: str) -> None:
+    tokens = control_tokens(tokenizer_of(folder, template)[0])
+    page = "<table><tr><td>1</td></tr></table>\n\n<b>bold</b>"
+    assert tokens.neutral(page) == page
+    assert {"gemma3": "<end_of_turn>", "qwen3": "<think>"}[template] in tokens.all
+
+
 def test_only_the_final_channel_of_a_harmony_response_is_read(folder: Path) -> None:
     tokenizer, model = tokenizer_of(folder, "gptoss")
     response = (
@@ -68,7 +76,15 @@ def test_only_the_final_channel_of_a_harmony_response_is_read(folder: Path) -> N
         "<|channel|>final<|message|>Action: look<|return|>"
     )
     encoder = encoder_for(tokenizer, model.model_type, {})
-    assert encoder.text(tokenizer.encode(response, add_special_tokens=False)) == "Action: look"
+
+    def read(text: str) -> str:
+        return encoder.text(tokenizer.encode(text, add_special_tokens=False))
+
+    assert read(response) == "Action: look"
+    assert read(response.replace("final<|message|>", "final <|constrain|>json<|message|>")) == "Action: look"
+    # It was cut off before it came to an answer.
+    assert read(response.partition("<|end|>")[0]) == ""
+    assert read("Action: look<|return|>") == "Action: look"
 
 
 @pytest.mark.parametrize("template", ["llama3_2", "gptoss"])

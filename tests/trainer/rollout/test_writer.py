@@ -62,7 +62,7 @@ class Tokenizer:
     """It skips its eos alone, and has another control token."""
 
     all_special_tokens: ClassVar[list[str]] = ["<eos>"]
-    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {IM_END: SimpleNamespace(content="<|im_end|>", special=True)}
 
     def __init__(self, eos_token_id: int | None = EOS) -> None:
         self.eos_token_id = eos_token_id
@@ -78,9 +78,12 @@ class Tokenizer:
         return "".join(self.convert_ids_to_tokens(number) for number in ids if number not in (EOS, TURN_END))
 
 
+READING = replace(ENCODER, text=lambda ids: Tokenizer().decode(ids, skip_special_tokens=True))
+
+
 def policy(client: Any, context: int = CONTEXT, eos: int | None = EOS) -> PolicyWriter:
     config = WriterConfig(kind="policy", temperature=0.3, max_tokens=MAX_TOKENS)
-    return PolicyWriter(client, ENCODER, Tokenizer(eos), config, {"top_p": 0.8}, WINDOW, context)
+    return PolicyWriter(client, READING, Tokenizer(eos), config, {"top_p": 0.8}, WINDOW, context)
 
 
 def texts(writer: PolicyWriter, requests: Sequence[Any]) -> list[str | NoText]:
@@ -199,7 +202,7 @@ def test_a_response_that_its_server_broke_off_gives_no_text(reason: str, cause: 
 
 def test_the_policy_is_asked_through_the_encoder_of_its_rollouts(world: World) -> None:
     encoded: list[list[Message]] = []
-    encoder = Encoder(lambda messages: encoded.append(messages) or [1], list, list, str)  # type: ignore[func-returns-value]
+    encoder = Encoder(lambda messages: encoded.append(messages) or [1], list, list, READING.text)  # type: ignore[func-returns-value]
     (request, *_) = summary_requests(world.trajectories, world.branches)
     writer = PolicyWriter(Client(), encoder, Tokenizer(), WriterConfig(kind="policy"), {}, WINDOW, CONTEXT)
     list(writer.write([request]))

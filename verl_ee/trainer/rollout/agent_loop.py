@@ -11,6 +11,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 
 from verl_ee.config import check_environment, early_experience_of
 from verl_ee.experience.task_files import AGENT_NAME
+from verl_ee.prompts.response import without_reasoning
 from verl_ee.prompts.state import EpisodeHistory, State
 from verl_ee.trainer.protocols import SamplingParams
 from verl_ee.trainer.rollout.environments.messages import EnvironmentFailedError
@@ -50,7 +51,11 @@ class EnvironmentAgentLoop(AgentLoopBase):
         self._at_a_time = math.ceil(sequences_at_a_time(self.config) / self.rollout_config.agent.num_workers)
         self._form = neutral_format(self._early.prompt, self.tokenizer)
         self._encoder = encoder_for(
-            self.tokenizer, hf_model_type, self.apply_chat_template_kwargs, self._early.prompt.date
+            self.tokenizer,
+            hf_model_type,
+            self.apply_chat_template_kwargs,
+            self._early.prompt.date,
+            self.config.actor_rollout_ref.model.path,
         )
 
     async def run(self, sampling_params: SamplingParams, *, extra_info: TaskInfo, **_: object) -> list[AgentLoopOutput]:
@@ -100,7 +105,7 @@ class EnvironmentAgentLoop(AgentLoopBase):
             outputs.append(await self._generate(prompt, sampling_params))
             response = self._encoder.text(outputs[-1].response_ids)
             read = self._form.read(response, state.admissible_actions)
-            action = response.strip() if read.action is None else read.action
+            action = without_reasoning(response)[1].strip() if read.action is None else read.action
             outputs[-1].extra_fields["executed_action"] = action
             score.act(read.action is not None)
             history.act(state, action, "" if read.action is None else read.thought)
@@ -119,7 +124,7 @@ class EnvironmentAgentLoop(AgentLoopBase):
         return output
 
     async def _prompt(self, state: State) -> list[int]:
-        return await asyncio.to_thread(self._encoder.prompt, self._form.policy_prompt(state))
+        return await asyncio.to_thread(lambda: self._encoder.prompt(self._form.policy_prompt(state)))
 
     async def _generate(self, prompt: list[int], sampling_params: SamplingParams) -> AgentLoopOutput:
         output = await self.server_manager.generate(

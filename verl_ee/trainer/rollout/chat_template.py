@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Protocol
 
 from jinja2 import TemplateError
-from transformers import GenerationConfig
+from verl.utils.model import get_generation_config
 from verl.utils.tokenizer.tokenizer import normalize_token_ids
 
 from verl_ee.errors import ExampleError
@@ -46,13 +46,15 @@ class ChatTemplate:
     has_system: bool
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, builder: PromptBuilder, kwargs: Mapping[str, object]) -> ChatTemplate:
-        """Return the template of a tokenizer.
+    def of(
+        cls, tokenizer: Tokenizer, builder: PromptBuilder, kwargs: Mapping[str, object], model_path: str | None
+    ) -> ChatTemplate:
+        """Return the template of a tokenizer; the model's generation config says what else ends a turn.
 
         Raises:
             ExampleError: if the tokenizer has no token that ends a turn.
         """
-        return cls(tokenizer, builder, kwargs, end_tokens(tokenizer), _has_system(tokenizer, kwargs))
+        return cls(tokenizer, builder, kwargs, end_tokens(tokenizer, model_path), _has_system(tokenizer, kwargs))
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of messages, up to where the assistant begins.
@@ -76,7 +78,9 @@ class ChatTemplate:
             ExampleError: if the template renders the prompt in another way once there is an answer, or ends no turn.
         """
         prompt = self.prompt(messages)
-        conversation = self._conversation([*self._served(messages), {"role": "assistant", "content": answer}])
+        conversation = self._conversation(
+            [*self._served(messages), {"role": "assistant", "content": answer.lstrip("\n")}]
+        )
         if conversation[: len(prompt)] != prompt:
             raise ExampleError(self._difference(prompt, conversation))
         target = conversation[len(prompt) :]
@@ -93,14 +97,20 @@ class ChatTemplate:
     def text(self, response: Sequence[int]) -> str:
         """Return the text of a response, without control tokens and what belongs to them.
 
-        Some templates name a channel in front of an answer; only what stands behind the last such name is the answer.
+        Some templates name a channel in front of an answer. There only the last such channel is the answer, and a
+        response that has not come to it has none.
         """
-        if not self.opening:
-            return self.tokenizer.decode(response, skip_special_tokens=True)
-        length = len(self.opening)
-        ends = range(len(response), length - 1, -1)
-        begin = next((end for end in ends if tuple(response[end - length : end]) == self.opening), 0)
-        return self.tokenizer.decode(response[begin:], skip_special_tokens=True)
+        return self.tokenizer.decode(self._answer(response), skip_special_tokens=True)
+
+    def _answer(self, response: Sequence[int]) -> Sequence[int]:
+        if not self.opening or self.opening[0] not in response:
+            return response
+        *named, close = self.opening
+        starts = range(len(response) - len(named), -1, -1)
+        start = next((at for at in starts if list(response[at : at + len(named)]) == named), len(response))
+        # Between name and end there may be more, as the form of a structured answer.
+        end = next((at for at in range(start, len(response)) if response[at] == close), len(response))
+        return response[end + 1 :]
 
     @cached_property
     def opening(self) -> tuple[int, ...]:
@@ -142,16 +152,21 @@ class ChatTemplate:
         return self.tokenizer.decode(tokens, skip_special_tokens=False)
 
 
-def end_tokens(tokenizer: Tokenizer) -> frozenset[int]:
-    """Return the tokens that end a turn: the tokenizer's, and those of the generation config beside it.
+def end_tokens(tokenizer: Tokenizer, model_path: str | None = None) -> frozenset[int]:
+    """Return the tokens that end a turn: the tokenizer's, and those of the generation config of the model.
+
+    Args:
+        tokenizer: the tokenizer.
+        model_path: folder or name of the model; None: where the tokenizer came from.
 
     Raises:
         ExampleError: if there is none.
     """
     try:
-        of_model = GenerationConfig.from_pretrained(tokenizer.name_or_path).eos_token_id
+        config = get_generation_config(model_path or tokenizer.name_or_path)
     except (OSError, ValueError):
-        of_model = None
+        config = None
+    of_model = None if config is None else config.eos_token_id
     more = [of_model] if isinstance(of_model, int) else of_model or []
     ends = frozenset(token for token in (tokenizer.eos_token_id, *more) if token is not None)
     if not ends:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 
@@ -13,6 +14,8 @@ from verl_ee.objectives.examples import Encoder
 from verl_ee.prompts import ControlTokens, Message, NeutralFormat, prompt_format
 from verl_ee.trainer.protocols import Tokenizer
 from verl_ee.trainer.rollout.chat_template import ChatTemplate
+
+_HTML = re.compile(r"</?(?!think)[a-z][a-z0-9]*>")
 
 
 def end_token(tokenizer: Tokenizer) -> int:
@@ -29,11 +32,13 @@ def end_token(tokenizer: Tokenizer) -> int:
 def control_tokens(tokenizer: Tokenizer) -> ControlTokens:
     """Return the texts that a tokenizer would encode as control tokens, longest first.
 
-    Tokens that the tokenizer does not call special are a model's own to write: `<think>`, `<tool_call>`.
+    Tokens that the tokenizer does not call special are a model's own to write: `<think>`, `<tool_call>`. White space
+    and HTML tags, which some vocabularies have as tokens, control nothing.
     """
     added, special = tokenizer.added_tokens_decoder.values(), tokenizer.all_special_tokens
     reserved = {*special, *(token.content for token in added if token.special)}
-    every = {*reserved, *(token.content for token in added), *tokenizer.get_added_vocab()}
+    others = {*(token.content for token in added), *tokenizer.get_added_vocab()}
+    every = reserved | {token for token in others if not token.isspace() and not _HTML.fullmatch(token)}
     return ControlTokens(_longest_first(every), _longest_first(reserved))
 
 
@@ -59,6 +64,7 @@ def encoder_for(
     hf_model_type: str | None,
     chat_template_kwargs: Mapping[str, object],
     day: str = PromptConfig().date,
+    model_path: str | None = None,
 ) -> Encoder:
     """Return the encoder of a job. It encodes control tokens as such: `Encoder.neutral` or a format breaks them before.
 
@@ -67,6 +73,7 @@ def encoder_for(
         hf_model_type: `model_type` of the model's Hugging Face config; selects verl's token builder.
         chat_template_kwargs: `data.apply_chat_template_kwargs`.
         day: `early_experience.prompt.date`.
+        model_path: folder or name of the model, whose generation config says which tokens end a turn.
 
     Raises:
         ExampleError: if the tokenizer has no token that ends a turn.
@@ -75,7 +82,7 @@ def encoder_for(
     # transformers gives templates a clock by this name; what is passed goes before it.
     kwargs = {"strftime_now": date.fromisoformat(day).strftime, **chat_template_kwargs}
     builder = create_continuous_token_builder(tokenizer, hf_model_type=hf_model_type, chat_template_kwargs=kwargs)
-    template = ChatTemplate.of(tokenizer, builder, kwargs)
+    template = ChatTemplate.of(tokenizer, builder, kwargs, model_path)
 
     def target(messages: Sequence[Message], answer: str) -> list[int]:
         # Whoever wrote it: an answer never ends its own turn.

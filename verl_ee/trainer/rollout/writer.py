@@ -37,8 +37,8 @@ class PolicyWriter:
 
         Args:
             client: client of the rollout servers, which must be awake.
-            encoder: encoder of prompts.
-            tokenizer: decodes the responses.
+            encoder: encodes prompts, and decodes responses.
+            tokenizer: tells which token ends a text.
             config: temperature and length.
             sampling: verl's sampling parameters besides these.
             window: requests under way at a time.
@@ -46,7 +46,7 @@ class PolicyWriter:
         """
         self._client, self._encoder, self._tokenizer = client, encoder, tokenizer
         self._window, self._context, self._max_tokens = window, context, config.max_tokens
-        self._control = frozenset(control_tokens(tokenizer).all)
+        self._control = frozenset(control_tokens(tokenizer).reserved)
         self._sampling = sampling | {"temperature": config.temperature, "max_tokens": config.max_tokens}
 
     def write(self, requests: Sequence[RequestT], /) -> Iterator[tuple[RequestT, str | NoText]]:
@@ -64,7 +64,7 @@ class PolicyWriter:
         token_ids = list(response.token_ids)
         ends_with_control = bool(token_ids) and self._is_control(token_ids[-1])
         # A tokenizer may not know the token that ends a turn as a special one.
-        text = self._tokenizer.decode(token_ids[:-1] if ends_with_control else token_ids, skip_special_tokens=True)
+        text = self._encoder.text(token_ids[:-1] if ends_with_control else token_ids)
         if response.stop_reason in ABORTED:
             return NoText("its server gave the response up", text)
         # A shorter response has ended by itself, with whatever token its server knows as an end: a chat model may end

@@ -98,6 +98,7 @@ NAMES: tuple[UpstreamName, ...] = (
         ("tokenizer", "hf_model_type", "chat_template_kwargs"),
     ),
     UpstreamName("verl.utils.tokenizer.tokenizer", "normalize_token_ids", ("tokenized_output",)),
+    UpstreamName("verl.utils.model", "get_generation_config", ("model",)),
     UpstreamName("verl.experimental.agent_loop.agent_loop", "AgentLoopBase.run", ("self", "sampling_params")),
     UpstreamName("verl.experimental.agent_loop.agent_loop", "AgentLoopOutput"),
     UpstreamName("verl.experimental.agent_loop.agent_loop", "AgentLoopMetrics"),
