@@ -53,8 +53,11 @@ def worker(tp: int, pp: int, packed: bool, dtype: str = "float32") -> Any:
     return actor
 
 
-def step(actor: Any, rows: list[Row]) -> dict[str, Any] | None:
-    """Take a supervised step on one mini-batch: loss, gradient norm, means per objective; None without outputs."""
+def step(actor: Any, rows: list[Row], pads: bool | None = None) -> dict[str, Any] | None:
+    """Take a supervised step on one mini-batch: loss, gradient norm, means per objective; None without outputs.
+
+    Whether the engine pads is asked of the actor, unless it is told.
+    """
     from verl.utils import tensordict_utils as tu
 
     from verl_ee.objectives.examples import Example
@@ -62,7 +65,7 @@ def step(actor: Any, rows: list[Row]) -> dict[str, Any] | None:
     from verl_ee.trainer.actor.batch import sums_of, to_batch
 
     examples = [Example(tuple(prompt), tuple(target), name) for prompt, target, name in rows]
-    limits = replace(actors.PAIRS, pads=not actor.config.model.use_remove_padding)
+    limits = replace(actors.PAIRS, pads=not actor.config.model.use_remove_padding if pads is None else pads)
     output = actor.update_supervised(to_batch(examples, limits, 0))
     if output is None:
         return None
@@ -201,7 +204,7 @@ def group(batches: list[list[Row]], stage: Any, tp: int, pp: int) -> Any:
         )
         workers.init_model()
         workers.begin_stage(stage, len(batches))
-        return [step(workers, rows) for rows in batches[:2]]
+        return [step(workers, rows, pads=False) for rows in batches[:2]]
     finally:
         ray.shutdown()
 
