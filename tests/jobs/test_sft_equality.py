@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from support import actors, sft_trainer
-from support.prompts import BARE_FORM
+from support.prompts import TOLD_FORM
 from transformers import AutoTokenizer
 
 from verl_ee.cli.main import main
@@ -90,7 +90,7 @@ def test_losses_equal_those_of_verls_sft_trainer(parquet: Path, model: Path, tmp
 
     encoder = encoder_for(AutoTokenizer.from_pretrained(model), "qwen2", {})
     experts = load_experts(parquet.with_name("experts.jsonl"))
-    batches = replayed(list(encode(imitation_rows(experts.trajectories, 8, BARE_FORM), encoder))[:ROWS])
+    batches = replayed(list(encode(imitation_rows(experts.trajectories, 8, TOLD_FORM), encoder))[:ROWS])
     rows = [[(list(e.prompt), list(e.target), e.objective) for e in batch] for batch in batches]
     (ours,) = actors.run("supervised_stage", 1, tmp_path / "ours", batches=rows, stage=stage)
 
