@@ -25,7 +25,7 @@ from support.export_cases import (
     tokenizer,  # noqa: F401
 )
 from support.job_checks import CPU, check
-from support.prompts import BARE_FORM
+from support.prompts import TOLD_FORM
 from support.recording_stages import recorded_stages
 
 from verl_ee.config import Objective, StageConfig, built, check_sets, parse, sets_of
@@ -53,7 +53,7 @@ def test_what_a_file_gives_is_not_collected() -> None:
 def stage_data(experts: ExpertFile, encoder: Encoder, method: str, given: Any, store: Path, **values: Any) -> StageData:
     config = parse(keys_of(method, **values))
     stores, folder = {"world_model": store, "reflection": store}, store.parent / "run"
-    return StageData(config, experts.trajectories, BARE_FORM, encoder, stores, folder, 100_000, given)
+    return StageData(config, experts.trajectories, TOLD_FORM, encoder, stores, folder, 100_000, given)
 
 
 def test_a_stage_learns_the_rows_of_the_file_and_builds_the_rest(
