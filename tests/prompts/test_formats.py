@@ -123,7 +123,6 @@ def test_react_is_a_chat_that_grows_by_what_was_answered() -> None:
     form = form_of(format="react")
     first, second = form.policy_prompt(FIRST), form.policy_prompt(SECOND)
     answer: Message = {"role": "assistant", "content": form.response("open box 1", "Boxes hold mugs.")}
-    assert form.grows
     assert [message["role"] for message in second] == ["system", "user", "assistant", "user"]
     assert second[:-1] == [*first, answer]
     assert answer["content"] == "Thought: Boxes hold mugs.\nAction: open box 1"

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from support.real_tokenizers import MODELS, Served, fetch, load
 
 from verl_ee.config import PromptConfig
@@ -73,7 +74,7 @@ def whole_conversation(tokenizer: Any, messages: Any, answer: str) -> list[int]:
     every = [*messages, {"role": "assistant", "content": answer}]
     try:
         return ids(tokenizer, every)
-    except Exception:
+    except TemplateError:
         first = {"role": "user", "content": f"{every[0]['content']}\n\n{every[1]['content']}"}
         return ids(tokenizer, [first, *every[2:]])
 

@@ -12,9 +12,9 @@ from verl_ee.config import EnvironmentConfig
 from verl_ee.envs import ExpertStep, ExpertTrajectory, arguments, version_of
 from verl_ee.errors import ConfigError, ExpertFileError
 from verl_ee.experience.files.json_lines import JsonObject, Value, check_keys, read_objects, typed_value
+from verl_ee.prompts.react import THOUGHT_PREFIX
 from verl_ee.prompts.response import ACTION_PREFIX, read_response
 
-THOUGHT = "Thought:"
 SIDES = ("human", "gpt")
 """The two sides of a conversation, in the order in which they take turns."""
 Instruction = Literal["first", "environment"]
@@ -122,7 +122,7 @@ def _split(response: str, where: str) -> tuple[str, str | None]:
         raise ExpertFileError(
             f"{where}: no action after {ACTION_PREFIX!r} at the start of a line. Only the form Thought, Action is read."
         )
-    return read.action, read.thought.removeprefix(THOUGHT).strip() or None
+    return read.action, read.thought.removeprefix(THOUGHT_PREFIX).strip() or None
 
 
 def _task(item: JsonObject, where: str) -> str:

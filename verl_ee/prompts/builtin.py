@@ -23,7 +23,6 @@ OUTCOME_OPEN, OUTCOME_CLOSE = "<observation>", "</observation>"
 class BuiltinFormat:
     """A format whose texts, template and cap of listed actions come from `early_experience.prompt`."""
 
-    grows: bool = False
     answer_mark: str = ACTION_PREFIX
     default_system: ClassVar[str] = "You act in a text world, one action at a time."
     default_instruction: ClassVar[str]

@@ -21,13 +21,11 @@ class PromptFormat(Protocol):
     """The form of everything that a policy reads and writes, the same in collecting, training, rollouts and export.
 
     Attributes:
-        grows: whether the prompt of a state begins with the messages of the state before, if no history is left out.
         answer_mark: text by which a response shows its action. A prompt that names it says how to answer.
         system: system message; empty: none.
         instruction: text that tells the policy how to answer; empty: none.
     """
 
-    grows: bool
     answer_mark: str
     system: str
     instruction: str

@@ -61,7 +61,7 @@ def asked(prompt: PromptConfig, form: PromptFormat) -> str:
 
 
 _MEMBERS = (
-    *("grows", "answer_mark", "system", "instruction"),
+    *("answer_mark", "system", "instruction"),
     *("policy_prompt", "response", "read", "world_model_prompt", "outcome"),
 )
 

@@ -9,11 +9,8 @@ from functools import cached_property
 
 from verl_ee.prompts.control_tokens import break_control_tokens
 from verl_ee.prompts.format import Message, PromptFormat
-from verl_ee.prompts.response import Response
+from verl_ee.prompts.response import THINK_CLOSE, THINK_OPEN, Response
 from verl_ee.prompts.state import State
-
-THINKING = ("<think>", "</think>")
-"""Between them is no action, in any format (`verl_ee.prompts.response.without_reasoning`)."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +32,17 @@ class ControlTokens:
 
     def own(self, text: str) -> str:
         """Return a text of the model with the tokens broken that it may not write."""
-        return break_control_tokens(text, self.reserved)
+        return break_control_tokens(text, self.reserved) if self._any.search(text) else text
 
     def action(self, text: str) -> str:
         """Return an action with the tokens broken that would end the turn, or turn it into a thought."""
-        return break_control_tokens(text, {*self.reserved, *THINKING})
+        tokens = (*self.reserved, THINK_OPEN, THINK_CLOSE)
+        return break_control_tokens(text, tokens) if self._any.search(text) else text
 
     @cached_property
     def _any(self) -> re.Pattern[str]:
         """A quick look: a vocabulary may have hundreds of them, and hardly a text has any."""
-        return re.compile("|".join(map(re.escape, self.all)) or r"(?!)")
+        return re.compile("|".join(map(re.escape, (*self.all, THINK_OPEN, THINK_CLOSE))))
 
     def in_messages(self, messages: Iterable[Message]) -> list[Message]:
         """Return messages that nobody has gone through yet: what the assistant says is the model's own text."""
@@ -71,8 +69,7 @@ class NeutralFormat:
             tokens: control tokens of the tokenizer that will encode what it renders.
         """
         self._form, self._tokens = form, tokens
-        self.grows, self.answer_mark = form.grows, form.answer_mark
-        self.system, self.instruction = form.system, form.instruction
+        self.answer_mark, self.system, self.instruction = form.answer_mark, form.system, form.instruction
 
     def policy_prompt(self, state: State) -> list[Message]:
         """Return the messages that ask the policy for an action in a state."""
@@ -84,8 +81,8 @@ class NeutralFormat:
 
     def read(self, text: str, listed: Sequence[str] | None = None) -> Response:
         """Take a response apart; a listed action that prompts show broken is taken as it is listed."""
-        if listed is None:
-            return self._form.read(text)
+        if listed is None or not any(self._tokens.neutral(action) != action for action in listed):
+            return self._form.read(text, listed)
         shown = [self._tokens.neutral(action) for action in listed]
         response = self._form.read(text, shown)
         for forms in (shown, [self._tokens.action(action) for action in listed]):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from verl_ee.prompts.builtin import BuiltinFormat
 from verl_ee.prompts.format import Message
 from verl_ee.prompts.response import Response, read_response, render_response, without_reasoning
-from verl_ee.prompts.state import State, Turn
+from verl_ee.prompts.state import State
 from verl_ee.prompts.state_text import listing
 
 THOUGHT_PREFIX = "Thought:"
@@ -19,7 +19,6 @@ _THOUGHT = re.compile(r"\A\s*(?P<mark>[*_]{0,2})Thought:(?P=mark)[^\S\n]*")
 class ReactFormat(BuiltinFormat):
     """One user message per observation, one of the assistant per thought and action; nothing is said twice."""
 
-    grows = True
     default_system = "You act in a text world, one action per turn."
     default_instruction = (
         "Answer every observation in this form, and write no more than that:\n"
@@ -39,22 +38,22 @@ class ReactFormat(BuiltinFormat):
                 admissible_actions=turn.admissible_actions,
                 steps=shown.steps - len(shown.history) + index,
             )
-            messages += [self._observation(seen), {"role": "assistant", "content": self._past(turn)}]
+            messages += [
+                self._observation(seen),
+                {"role": "assistant", "content": self.response(turn.action, turn.thought)},
+            ]
         return self._conversation([*messages, self._observation(shown)])
 
     def response(self, action: str, thought: str | None = None) -> str:
         """Return the response that takes an action, after a thought if there is one."""
-        has_thought = bool(thought and thought.strip())
-        return render_response(action, f"{THOUGHT_PREFIX} {thought.strip()}" if thought and has_thought else None)
+        thought = thought.strip() if thought else ""
+        return render_response(action, f"{THOUGHT_PREFIX} {thought}" if thought else None)
 
     def read(self, text: str, listed: Sequence[str] | None = None) -> Response:
         """Take a response apart (see `verl_ee.prompts.response`); `Thought:` may stand before the thought."""
         # Reasoning in thinking tokens is no part of the chat: models of that kind do not see it again.
         response = read_response(without_reasoning(text)[1], listed)
         return replace(response, thought=_THOUGHT.sub("", response.thought).strip())
-
-    def _past(self, turn: Turn) -> str:
-        return self.response(turn.action, turn.thought)
 
     def _observation(self, seen: State) -> Message:
         """Return the user's message of one turn; the first one tells task and form too."""

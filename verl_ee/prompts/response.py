@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ACTION_PREFIX = "Action:"
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+"""Between them a model thinks; no action is there, in any format."""
 _MARKER = re.compile(
     r"^[^\S\n]*(?:(?:\(?\d+[.):]|[-*+>#\u2022]+)[^\S\n]+)?(?P<mark>\*\*|__|\*|_|`)?(?:Action|ACTION)"
     r"(?P<closed>(?P=mark))?:(?(mark)(?(closed)|(?P<closed_after>(?P=mark))?))",
@@ -63,13 +65,13 @@ def read_response(text: str, listed: Sequence[str] | None = None) -> Response:
 
 def without_reasoning(text: str) -> tuple[str, str]:
     """Return what a model with thinking tokens thought, and its answer; a prompt may have opened the thought."""
-    before, end, answer = text.rpartition("</think>")
-    if not end and text.lstrip().startswith("<think>"):
+    before, end, answer = text.rpartition(THINK_CLOSE)
+    if not end and text.lstrip().startswith(THINK_OPEN):
         # It never came to an answer.
         before, answer = text, ""
     elif not end:
         return "", text
-    return before.strip().removeprefix("<think>").strip(), answer.lstrip("\n")
+    return before.strip().removeprefix(THINK_OPEN).strip(), answer.lstrip("\n")
 
 
 def after_reasoning(reasoning: str, response: Response) -> Response:

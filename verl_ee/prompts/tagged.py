@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from verl_ee.prompts.builtin import BuiltinFormat
 from verl_ee.prompts.format import Message
 from verl_ee.prompts.response import (
+    THINK_CLOSE,
+    THINK_OPEN,
     Response,
     after_reasoning,
     named_action,
@@ -41,7 +43,7 @@ class TaggedFormat(BuiltinFormat):
         # The indentation of a first line survives on a line of its own.
         inner = f"\n{action}\n" if action[:1].isspace() or "\n" in action else action
         answer = f"<action>{inner}</action>"
-        return f"<think>{thought.strip()}</think>\n{answer}" if thought and thought.strip() else answer
+        return f"{THINK_OPEN}{thought.strip()}{THINK_CLOSE}\n{answer}" if thought and thought.strip() else answer
 
     def read(self, text: str, listed: Sequence[str] | None = None) -> Response:
         """Take a response apart: the last `<action>` holds the action, in front of it lies the thought.

@@ -46,7 +46,7 @@ def check_conversations(
     path, kwargs = config.actor_rollout_ref.model.path, config.data.get("apply_chat_template_kwargs", {})
     form = neutral_format(early.prompt, tokenizer)
     encoder = encoder_for(tokenizer, _model_type(config), kwargs, early.prompt.date, path)
-    # What the file leaves open is not known yet, and tells nothing of the template.
+    # Instructions that the file leaves open are not known yet, and tell nothing of the template.
     told = [replace(item, instruction=item.instruction or "") for item in trajectories[:ROWS]]
     for objective in objectives:
         for row in islice(_rows(objective, told, early.history_length, form), ROWS):

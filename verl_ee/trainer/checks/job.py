@@ -75,8 +75,7 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
         unsaid = check_first_state(early, experts, given, task_files)
         check_stores(early, experts)
         if tokenizer is not None:
-            objectives = [item for item in built(early, given) if item not in given]
-            check_conversations(config, early, tokenizer, experts.trajectories, objectives)
+            check_conversations(config, early, tokenizer, experts.trajectories, built(early, given))
         for warning in filter(None, (unsaid, prompt_warning(early, form, experts.trajectories[0]))):
             logger.warning(warning)
     check_objectives(early, given)

@@ -15,7 +15,12 @@ from verl_ee.prompts import ControlTokens, Message, NeutralFormat, prompt_format
 from verl_ee.trainer.protocols import Tokenizer
 from verl_ee.trainer.rollout.chat_template import ChatTemplate
 
-_HTML = re.compile(r"</?(?!think)[a-z][a-z0-9]*>")
+_NO_CONTROL = re.compile(
+    r"\s+|<unused\d+>|</?(?:a|b|blockquote|body|br|caption|code|dd|div|dl|dt|em|figure|figcaption|footer|form|h[1-6r]|head|header|"
+    r"html|i|img|input|label|li|nav|ol|option|p|pre|s|section|select|span|strong|sub|sup|table|tbody|td|tfoot|th|thead|"
+    r"title|tr|u|ul)>"
+)
+"""Tokens of a vocabulary that control nothing, unless it calls them special."""
 
 
 def end_token(tokenizer: Tokenizer) -> int:
@@ -38,7 +43,7 @@ def control_tokens(tokenizer: Tokenizer) -> ControlTokens:
     added, special = tokenizer.added_tokens_decoder.values(), tokenizer.all_special_tokens
     reserved = {*special, *(token.content for token in added if token.special)}
     others = {*(token.content for token in added), *tokenizer.get_added_vocab()}
-    every = reserved | {token for token in others if not token.isspace() and not _HTML.fullmatch(token)}
+    every = reserved | {token for token in others if not _NO_CONTROL.fullmatch(token)}
     return ControlTokens(_longest_first(every), _longest_first(reserved))
 
 
