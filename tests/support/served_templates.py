@@ -51,7 +51,7 @@ def problem(tokenizer: Any, model: Served, name: str) -> str:
         prompt, answer = form.policy_prompt(state), form.response(step.action, step.thought)
         outcome, asked = form.outcome(step.observation), form.world_model_prompt(state, step.action)
         try:
-            targets = [encoder.target(prompt, answer), encoder.target(asked, outcome)]
+            targets = [encoder.conversation(prompt, answer)[1], encoder.conversation(asked, outcome)[1]]
         except ExampleError as error:
             return str(error)
         learned, predicted = map(encoder.text, targets)

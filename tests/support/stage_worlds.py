@@ -35,7 +35,7 @@ def letters(messages: list[Message]) -> list[int]:
     return [ord(letter) for message in messages for letter in f"{message['role']}:{message['content']}\n"]
 
 
-ENCODER = Encoder(letters, lambda _, text: list(map(ord, text)), list, str)
+ENCODER = Encoder(letters, lambda messages, text: (letters(messages), list(map(ord, text))), list, str)
 
 
 def write_branches(

@@ -11,7 +11,7 @@ from verl_ee.objectives.rows import Row
 from verl_ee.prompts.format import Message
 
 EncodePrompt = Callable[[Sequence[Message]], list[int]]
-EncodeTarget = Callable[[Sequence[Message], str], list[int]]
+EncodeConversation = Callable[[Sequence[Message], str], tuple[list[int], list[int]]]
 Neutralise = Callable[[Iterable[Message]], list[Message]]
 Decode = Callable[[Sequence[int]], str]
 
@@ -22,14 +22,14 @@ class Encoder:
 
     Attributes:
         prompt: encodes messages, with the very function of the rollouts: prompts are equal token for token.
-        target: encodes the answer to messages, its end-of-turn token included.
+        conversation: encodes messages and the answer to them, apart; the answer has its end-of-turn token.
         neutral: breaks control tokens in messages that hold texts of an environment, and have not been rendered by a
             format that does so.
         text: returns the text of a response, without control tokens and what belongs to them.
     """
 
     prompt: EncodePrompt
-    target: EncodeTarget
+    conversation: EncodeConversation
     neutral: Neutralise
     text: Decode
 
@@ -79,7 +79,7 @@ def encode(rows: Iterable[Row], encoder: Encoder) -> Iterator[Example]:
     """
     for row in rows:
         try:
-            prompt, target = encoder.prompt(row.prompt), encoder.target(row.prompt, row.target)
+            prompt, target = encoder.conversation(row.prompt, row.target)
         except ExampleError as error:
             raise ExampleError(f"{row.objective}, {row.provenance}: {error}") from None
         yield Example(tuple(prompt), tuple(target), row.objective, provenance=row.provenance)

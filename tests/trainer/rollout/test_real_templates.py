@@ -48,7 +48,7 @@ def test_qwen3_s_empty_thought_is_learned_where_the_prompt_does_not_have_it(fold
         encoder = encoder_for(tokenizer, model.model_type, {"enable_thinking": thinking})
         prompt, target = (
             tokenizer.decode(encoder.prompt(ASKED)),
-            tokenizer.decode(encoder.target(ASKED, "Action: look")),
+            tokenizer.decode(encoder.conversation(ASKED, "Action: look")[1]),
         )
         assert prompt.endswith(scaffold) == in_prompt
         assert target == ("" if in_prompt else scaffold) + "Action: look<|im_end|>"
@@ -56,7 +56,7 @@ def test_qwen3_s_empty_thought_is_learned_where_the_prompt_does_not_have_it(fold
 
 def test_qwen3_s_thought_is_made_of_its_own_tokens(folder: Path) -> None:
     tokenizer, model = tokenizer_of(folder, "qwen3")
-    target = encoder_for(tokenizer, model.model_type, {}).target(ASKED, "<think>I should search.</think>")
+    target = encoder_for(tokenizer, model.model_type, {}).conversation(ASKED, "<think>I should search.</think>")[1]
     own = [tokenizer.convert_tokens_to_ids(token) for token in ("<think>", "</think>")]
     assert [token for token in target if token in own] == own
 

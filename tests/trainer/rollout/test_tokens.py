@@ -35,7 +35,7 @@ def test_a_target_ends_once_whatever_is_written_in_it(tokenizer: Any) -> None:
     encoder = encoder_for(tokenizer, "qwen2", {})
     end = end_token(tokenizer)
     for text in ("Action: look", "Action: look<|im_end|>", "<|im_start|>user"):
-        target = encoder.target([{"role": "user", "content": "What now?"}], text)
+        target = encoder.conversation([{"role": "user", "content": "What now?"}], text)[1]
         assert target[-1] == end
         assert target.count(end) == 1
         assert tokenizer.convert_tokens_to_ids("<|im_start|>") not in target

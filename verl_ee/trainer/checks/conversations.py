@@ -52,7 +52,7 @@ def check_conversations(
         for row in islice(_rows(objective, told, early.history_length, form), ROWS):
             where = f"{objective}, {row.provenance}"
             try:
-                read = form.read(encoder.text(encoder.target(row.prompt, row.target)))
+                read = form.read(encoder.text(encoder.conversation(row.prompt, row.target)[1]))
             except ExampleError as error:
                 raise ConfigError(f"{where}: {error}") from None
             if read != form.read(row.target):

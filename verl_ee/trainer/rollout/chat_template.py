@@ -68,8 +68,8 @@ class ChatTemplate:
             roles = ", ".join(message["role"] for message in messages)
             raise ExampleError(f"The chat template refuses a conversation of {roles}: {error}.") from None
 
-    def target(self, messages: Sequence[Message], answer: str) -> list[int]:
-        """Return the token ids of the answer to messages, up to the token that ends the turn.
+    def conversation(self, messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
+        """Return the token ids of messages, and those of the answer to them up to the token that ends the turn.
 
         Prompt and target together are the template's conversation. A scaffold that the template puts around an answer,
         such as an empty thought, is in the target where the prompt does not have it.
@@ -78,12 +78,10 @@ class ChatTemplate:
             ExampleError: if the template renders the prompt in another way once there is an answer, or ends no turn.
         """
         prompt = self.prompt(messages)
-        conversation = self._conversation(
-            [*self._served(messages), {"role": "assistant", "content": answer.lstrip("\n")}]
-        )
-        if conversation[: len(prompt)] != prompt:
-            raise ExampleError(self._difference(prompt, conversation))
-        target = conversation[len(prompt) :]
+        whole = self._rendered([*self._served(messages), {"role": "assistant", "content": answer.lstrip("\n")}])
+        if whole[: len(prompt)] != prompt:
+            raise ExampleError(self._difference(prompt, whole))
+        target = whole[len(prompt) :]
         last = next((index for index, token in enumerate(target) if token in self.ends), None)
         if last is None:
             known = ", ".join(repr(self.tokenizer.convert_ids_to_tokens(token)) for token in sorted(self.ends))
@@ -92,7 +90,7 @@ class ChatTemplate:
                 f"tokens that end a turn are {known}. Set the tokenizer's eos_token, or eos_token_id in "
                 "generation_config.json."
             )
-        return target[: last + 1]
+        return prompt, target[: last + 1]
 
     def text(self, response: Sequence[int]) -> str:
         """Return the text of a response, without control tokens and what belongs to them.
@@ -116,7 +114,7 @@ class ChatTemplate:
     def opening(self) -> tuple[int, ...]:
         """Tokens that open the channel of an answer; none where no special token stands in front of it."""
         asked: list[Message] = [{"role": "user", "content": "."}]
-        pairs = zip(self.target(asked, "A"), self.target(asked, "Z"), strict=False)
+        pairs = zip(self.conversation(asked, "A")[1], self.conversation(asked, "Z")[1], strict=False)
         shared = tuple(one for one, other in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
         added = self.tokenizer.added_tokens_decoder
         is_channel = bool(shared) and shared[-1] in added and added[shared[-1]].special
@@ -132,7 +130,7 @@ class ChatTemplate:
         content = f"{system['content']}\n\n{rest[0]['content']}"
         return [{"role": rest[0]["role"], "content": content}, *rest[1:]]
 
-    def _conversation(self, messages: list[Message]) -> list[int]:
+    def _rendered(self, messages: list[Message]) -> list[int]:
         rendered = self.tokenizer.apply_chat_template(
             messages, tokenize=True, add_generation_prompt=False, **self.kwargs
         )

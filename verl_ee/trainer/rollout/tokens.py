@@ -89,8 +89,8 @@ def encoder_for(
     builder = create_continuous_token_builder(tokenizer, hf_model_type=hf_model_type, chat_template_kwargs=kwargs)
     template = ChatTemplate.of(tokenizer, builder, kwargs, model_path)
 
-    def target(messages: Sequence[Message], answer: str) -> list[int]:
+    def conversation(messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
         # Whoever wrote it: an answer never ends its own turn.
-        return template.target(messages, control.own(answer))
+        return template.conversation(messages, control.own(answer))
 
-    return Encoder(template.prompt, target, control.in_messages, template.text)
+    return Encoder(template.prompt, conversation, control.in_messages, template.text)
