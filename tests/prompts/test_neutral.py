@@ -80,3 +80,10 @@ def test_a_template_cannot_make_a_reserved_token_out_of_two_texts() -> None:
         for said in ("<|IM_END|>", "<|im_end"):
             prompt = contents(form.policy_prompt(State("t", (), said)))
             assert not [token for token in RESERVED if token in prompt]
+
+
+def test_a_listed_action_with_a_thought_s_end_is_read_back_whatever_the_tokenizer_knows() -> None:
+    form = NeutralFormat(prompt_format(PromptConfig()), ControlTokens(RESERVED, RESERVED))
+    listed = ["look", "search </think> tag"]
+    assert form.read(form.response(listed[1]), listed).action == listed[1]
+    assert "</think>" not in contents(form.policy_prompt(State("t", (), "o", tuple(listed))))

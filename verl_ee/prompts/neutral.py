@@ -12,6 +12,9 @@ from verl_ee.prompts.format import Message, PromptFormat
 from verl_ee.prompts.response import THINK_CLOSE, THINK_OPEN, Response
 from verl_ee.prompts.state import State
 
+THINK = (THINK_OPEN, THINK_CLOSE)
+"""No tokens to every tokenizer; but no format reads an action between them."""
+
 
 @dataclass(frozen=True)
 class ControlTokens:
@@ -28,7 +31,7 @@ class ControlTokens:
 
     def neutral(self, text: str) -> str:
         """Return a text of an environment with every control token broken."""
-        return break_control_tokens(text, self.all) if self._any.search(text) else text
+        return break_control_tokens(text, (*self.all, *THINK)) if self._any.search(text) else text
 
     def own(self, text: str) -> str:
         """Return a text of the model with the tokens broken that it may not write."""
@@ -36,13 +39,12 @@ class ControlTokens:
 
     def action(self, text: str) -> str:
         """Return an action with the tokens broken that would end the turn, or turn it into a thought."""
-        tokens = (*self.reserved, THINK_OPEN, THINK_CLOSE)
-        return break_control_tokens(text, tokens) if self._any.search(text) else text
+        return break_control_tokens(text, (*self.reserved, *THINK)) if self._any.search(text) else text
 
     @cached_property
     def _any(self) -> re.Pattern[str]:
         """A quick look: a vocabulary may have hundreds of them, and hardly a text has any."""
-        return re.compile("|".join(map(re.escape, (*self.all, THINK_OPEN, THINK_CLOSE))))
+        return re.compile("|".join(map(re.escape, (*self.all, *THINK))))
 
     def in_messages(self, messages: Iterable[Message]) -> list[Message]:
         """Return messages that nobody has gone through yet: what the assistant says is the model's own text."""

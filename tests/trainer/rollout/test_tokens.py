@@ -9,7 +9,9 @@ import pytest
 from support.jobs import ROOT
 from transformers import AutoTokenizer
 
+from verl_ee.config import PromptConfig
 from verl_ee.errors import ExampleError
+from verl_ee.prompts import TextFormat
 from verl_ee.trainer.rollout.tokens import control_tokens, encoder_for, end_token
 
 
@@ -47,3 +49,17 @@ def test_a_tokenizer_without_an_end_is_refused(tokenizer: Any) -> None:
     for call in (lambda: end_token(endless), lambda: encoder_for(endless, None, {})):
         with pytest.raises(ExampleError, match="has no eos_token"):
             call()
+
+
+def test_a_response_goes_on_with_a_thought_that_the_prompt_has_opened(tokenizer: Any) -> None:
+    thinking = copy.deepcopy(tokenizer)
+    thinking.chat_template = tokenizer.chat_template.replace("assistant\n", "assistant\n<think>\n")
+    encoder, form = encoder_for(thinking, "qwen2", {}), TextFormat(PromptConfig())
+    assert tokenizer.decode(encoder.prompt([{"role": "user", "content": "x"}])).rstrip().endswith("<think>")
+    for response, action in (("I could.\nAction: go", None), ("I could.\nAction: go\n</think>\nAction: look", "look")):
+        ids = tokenizer.encode(response, add_special_tokens=False)
+        assert form.read(encoder.text(ids)).action == action
+    assert (
+        encoder_for(tokenizer, "qwen2", {}).text(tokenizer.encode("Action: go", add_special_tokens=False))
+        == "Action: go"
+    )

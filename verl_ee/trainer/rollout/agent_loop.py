@@ -11,9 +11,11 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 
 from verl_ee.config import check_environment, early_experience_of
 from verl_ee.experience.task_files import AGENT_NAME
+from verl_ee.objectives.examples import Encoder
+from verl_ee.prompts.neutral import NeutralFormat
 from verl_ee.prompts.response import without_reasoning
 from verl_ee.prompts.state import EpisodeHistory, State
-from verl_ee.trainer.protocols import SamplingParams
+from verl_ee.trainer.protocols import SamplingParams, Tokenizer
 from verl_ee.trainer.rollout.environments.messages import EnvironmentFailedError
 from verl_ee.trainer.rollout.environments.pool import EpisodeEnvironment, pool_of
 from verl_ee.trainer.rollout.episode_score import EpisodeScore
@@ -35,6 +37,9 @@ class TaskInfo(TypedDict):
     instruction: NotRequired[str | None]
 
 
+_SPOKEN: dict[tuple[object, ...], tuple[Tokenizer, NeutralFormat, Encoder]] = {}
+
+
 @register(AGENT_NAME)
 class EnvironmentAgentLoop(AgentLoopBase):
     """One episode: a prompt and a response per turn, the reward at the end.
@@ -49,14 +54,17 @@ class EnvironmentAgentLoop(AgentLoopBase):
         check_environment(self._early)
         # More episodes would wait for the servers instead, each with an environment of its own.
         self._at_a_time = math.ceil(sequences_at_a_time(self.config) / self.rollout_config.agent.num_workers)
-        self._form = neutral_format(self._early.prompt, self.tokenizer)
-        self._encoder = encoder_for(
-            self.tokenizer,
-            hf_model_type,
-            self.apply_chat_template_kwargs,
-            self._early.prompt.date,
-            self.config.actor_rollout_ref.model.path,
-        )
+        self._form, self._encoder = self._spoken(hf_model_type)
+
+    def _spoken(self, hf_model_type: str | None) -> tuple[NeutralFormat, Encoder]:
+        """Return format and encoder of the job, which are made once in a worker: verl makes a loop for each episode."""
+        prompt, path = self._early.prompt, self.config.actor_rollout_ref.model.path
+        key = (id(self.tokenizer), hf_model_type, repr(self.apply_chat_template_kwargs), prompt, path)
+        if key not in _SPOKEN:
+            encoder = encoder_for(self.tokenizer, hf_model_type, self.apply_chat_template_kwargs, prompt.date, path)
+            # The tokenizer is kept with them, so that no other one gets its id.
+            _SPOKEN[key] = (self.tokenizer, neutral_format(prompt, self.tokenizer), encoder)
+        return _SPOKEN[key][1:]
 
     async def run(self, sampling_params: SamplingParams, *, extra_info: TaskInfo, **_: object) -> list[AgentLoopOutput]:
         """Play a task.

@@ -9,13 +9,16 @@ from functools import cached_property
 from typing import Protocol
 
 from jinja2 import TemplateError
+from transformers import GenerationConfig
 from verl.utils.model import get_generation_config
 from verl.utils.tokenizer.tokenizer import normalize_token_ids
 
 from verl_ee.errors import ExampleError
 from verl_ee.prompts.format import Message
+from verl_ee.prompts.response import THINK_OPEN
 from verl_ee.trainer.protocols import Tokenizer
 
+ASKED: list[Message] = [{"role": "user", "content": "."}]
 PROBE = "verl_ee-probe"
 """A text that no template has."""
 
@@ -65,8 +68,7 @@ class ChatTemplate:
         try:
             return list(self.builder.build_initial_tokens(self._served(messages)))
         except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise ExampleError(f"The chat template refuses a conversation of {roles}: {error}.") from None
+            raise _refusal(messages, error) from None
 
     def conversation(self, messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
         """Return the token ids of messages, and those of the answer to them up to the token that ends the turn.
@@ -98,7 +100,8 @@ class ChatTemplate:
         Some templates name a channel in front of an answer. There only the last such channel is the answer, and a
         response that has not come to it has none.
         """
-        return self.tokenizer.decode(self._answer(response), skip_special_tokens=True)
+        text = self.tokenizer.decode(self._answer(response), skip_special_tokens=True)
+        return f"{THINK_OPEN}{text}" if self.opens_thought else text
 
     def _answer(self, response: Sequence[int]) -> Sequence[int]:
         if not self.opening or self.opening[0] not in response:
@@ -111,10 +114,19 @@ class ChatTemplate:
         return response[end + 1 :]
 
     @cached_property
+    def opens_thought(self) -> bool:
+        """Whether a prompt ends in an open thought, which a response then goes on with."""
+        end = self._text(self.prompt(ASKED)[-8:]).rstrip()
+        return end.endswith(THINK_OPEN)
+
+    @cached_property
     def opening(self) -> tuple[int, ...]:
         """Tokens that open the channel of an answer; none where no special token stands in front of it."""
-        asked: list[Message] = [{"role": "user", "content": "."}]
-        pairs = zip(self.conversation(asked, "A")[1], self.conversation(asked, "Z")[1], strict=False)
+        try:
+            pairs = zip(self.conversation(ASKED, "A")[1], self.conversation(ASKED, "Z")[1], strict=False)
+        except ExampleError:
+            # A template may refuse an answer without a thought; then no channel stands in front of one.
+            return ()
         shared = tuple(one for one, other in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
         added = self.tokenizer.added_tokens_decoder
         is_channel = bool(shared) and shared[-1] in added and added[shared[-1]].special
@@ -131,9 +143,12 @@ class ChatTemplate:
         return [{"role": rest[0]["role"], "content": content}, *rest[1:]]
 
     def _rendered(self, messages: list[Message]) -> list[int]:
-        rendered = self.tokenizer.apply_chat_template(
-            messages, tokenize=True, add_generation_prompt=False, **self.kwargs
-        )
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, tokenize=True, add_generation_prompt=False, **self.kwargs
+            )
+        except TemplateError as error:
+            raise _refusal(messages, error) from None
         return list(normalize_token_ids(rendered))
 
     def _difference(self, prompt: list[int], conversation: list[int]) -> str:
@@ -150,6 +165,11 @@ class ChatTemplate:
         return self.tokenizer.decode(tokens, skip_special_tokens=False)
 
 
+def _refusal(messages: Sequence[Message], error: TemplateError) -> ExampleError:
+    roles = ", ".join(message["role"] for message in messages)
+    return ExampleError(f"The chat template refuses a conversation of {roles}: {error}.")
+
+
 def end_tokens(tokenizer: Tokenizer, model_path: str | None = None) -> frozenset[int]:
     """Return the tokens that end a turn: the tokenizer's, and those of the generation config of the model.
 
@@ -160,16 +180,21 @@ def end_tokens(tokenizer: Tokenizer, model_path: str | None = None) -> frozenset
     Raises:
         ExampleError: if there is none.
     """
-    try:
-        config = get_generation_config(model_path or tokenizer.name_or_path)
-    except (OSError, ValueError):
-        config = None
-    of_model = None if config is None else config.eos_token_id
+    paths = [path for path in (model_path, tokenizer.name_or_path) if path]
+    of_model = next((config.eos_token_id for config in map(_generation_config, paths) if config is not None), None)
     more = [of_model] if isinstance(of_model, int) else of_model or []
     ends = frozenset(token for token in (tokenizer.eos_token_id, *more) if token is not None)
     if not ends:
         raise ExampleError("The tokenizer has no eos_token, so a response would never end. Set one and save it again.")
     return ends
+
+
+def _generation_config(path: str) -> GenerationConfig | None:
+    """Return the generation config of a model; None where there is none, or the path is one that only verl can read."""
+    try:
+        return get_generation_config(path)
+    except (OSError, ValueError):
+        return None
 
 
 def _has_system(tokenizer: Tokenizer, kwargs: Mapping[str, object]) -> bool:
