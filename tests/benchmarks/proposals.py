@@ -35,7 +35,7 @@ from verl_ee.experience.collecting.proposal_queue import BATCHES
 from verl_ee.experience.expert_states import expert_states
 from verl_ee.experience.proposers import ProposalRequest
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.objectives.examples import Encoder
+from verl_ee.objectives.encoder import Encoder
 from verl_ee.trainer.rollout.proposer import PolicyProposer
 from verl_ee.trainer.rollout.sampler import Sampler, sequences_at_a_time
 from verl_ee.trainer.rollout.tokens import encoder_for

@@ -44,7 +44,8 @@ from verl_ee.experience.expert_files import ExpertFile, ExpertsFilter, load_expe
 from verl_ee.experience.files.atomic import write_json
 from verl_ee.experience.files.parquet import write_table
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.objectives.examples import Encoder, Example, encode
+from verl_ee.objectives.encoder import Encoder
+from verl_ee.objectives.examples import Example, LengthLimits, encode
 from verl_ee.objectives.reflection.rationales import RATIONALE_SCHEMA, RATIONALES_FILE, Rationale
 from verl_ee.objectives.row_files import export_messages, read_rows, write_rows
 from verl_ee.objectives.rows import Row
@@ -54,6 +55,7 @@ from verl_ee.prompts import prompt_format
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.identity import identity_of
 
+LIMITS = LengthLimits(100_000, 100_000, 100_000)
 FILTERS: tuple[ExpertsFilter, ...] = ("all", "successful")
 Begin = Callable[..., tuple[RunFolder, EarlyExperienceConfig]]
 
@@ -209,7 +211,7 @@ def test_an_export_of_a_run_is_what_its_stages_learn(
 ) -> None:
     folder, config = begun(**settings)
     stores = {"world_model": folder.store("world_model")}
-    job = StageData(config, experts.trajectories, prompt_format(config.prompt), encoder, stores, folder.files, 100_000)
+    job = StageData(config, experts.trajectories, prompt_format(config.prompt), encoder, stores, folder.files, LIMITS)
     if settings.get("target") == "summary":
         write_summaries(folder.files, job.summary_requests(), Echo(), config.writer("policy"), 0.0)
     run("export", "--run", folder.root, "--format", "messages", "--out", tmp_path / "out")

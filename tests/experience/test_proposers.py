@@ -26,7 +26,7 @@ from verl_ee.experience.proposers import (
     tool_of,
     visible_state,
 )
-from verl_ee.objectives.examples import Encoder
+from verl_ee.objectives.encoder import Encoder
 from verl_ee.prompts.text import Message, state_text
 from verl_ee.trainer.rollout.proposer import PolicyProposer
 

@@ -1,62 +1,75 @@
-"""A whole job in another prompt format: what was learned is what rollouts showed, turn by turn."""
+"""A whole job in another prompt format, with episodes as samples: rollouts show what the environment really says."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.jobs import ROOT, Job, run_recipe
-from transformers import AutoTokenizer
+from support.jobs import Job, run_recipe
 
 from verl_ee.config import PromptConfig
 from verl_ee.envs import make
-from verl_ee.prompts import EpisodeHistory, prompt_format
-from verl_ee.trainer.rollout.tokens import encoder_for
+from verl_ee.prompts import prompt_format
 
 pytestmark = pytest.mark.slow
-PROMPT = "early_experience.prompt."
+EARLY = "early_experience."
 LISTED = 4
+USER, ASSISTANT = "\nuser\n", "\nassistant\n"
 
 
-def test_a_growing_chat_goes_through_all_stages(tmp_path: Path) -> None:
+def test_whole_episodes_go_through_all_stages(tmp_path: Path) -> None:
     done = run_recipe(
         tmp_path,
-        f"{PROMPT}format=react",
-        f"{PROMPT}system=null",
-        f"{PROMPT}instruction=null",
-        f"{PROMPT}max_listed={LISTED}",
-        f"{PROMPT}listed=sampled",
-        # The recipe has a context of 512 tokens.
-        "early_experience.history_length=1",
+        f"{EARLY}prompt.format=react",
+        f"{EARLY}prompt.system=null",
+        f"{EARLY}prompt.instruction=null",
+        f"{EARLY}prompt.max_listed={LISTED}",
+        f"{EARLY}samples=episode",
+        f"{EARLY}history_length=null",
+        f"{EARLY}max_turns=8",
+        f"{EARLY}max_turn_tokens=24",
+        # The world model is shown whole episodes too.
+        "data.max_prompt_length=512",
+        "data.max_response_length=500",
+        "actor_rollout_ref.rollout.max_model_len=1012",
         f"trainer.validation_data_dir={tmp_path / 'validation'}",
+        f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
     )
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-5000:]
-    job = Job(tmp_path, output)
-    assert [stage["name"] for stage in job.json("summary.json")["stages"]] == [
-        "base",
-        "world_model",
-        "imitation",
-        "grpo",
-    ]
-    dumped = {
-        json.loads(line)["input"]
-        for path in (tmp_path / "validation").glob("*.jsonl")
-        for line in path.read_text().splitlines()
-    }
-    assert _first_prompts() <= dumped
-    assert any("assistant\nThought:" in text or "assistant\nAction:" in text for text in dumped)
+    stages = [stage["name"] for stage in Job(tmp_path, output).json("summary.json")["stages"]]
+    assert stages == ["base", "world_model", "imitation", "grpo"]
+    validations, rollouts = (dumped(tmp_path / name) for name in ("validation", "rollouts"))
+    turns = [_check_episode(episode) for episode in (*validations, *rollouts)]
+    assert len(validations) == len(stages) * 32
+    assert max(turns) == 8
+    assert rollouts
 
 
-def _first_prompts() -> set[str]:
-    """Render the first turn of every episode of the evaluation without the job."""
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "examples/tiny_base/model")
-    encoder = encoder_for(tokenizer, "qwen2", {})
-    form = prompt_format(PromptConfig(format="react", max_listed=LISTED, listed="sampled"))
-    env, prompts = make("verl_ee/Household-v0"), set()
-    for task in (f"{split}/{index}" for split in ("seen", "unseen") for index in range(16)):
-        observation, info = env.reset(options={"task": task})
-        state = EpisodeHistory(info["task"], 1).state(observation, info["admissible_actions"])
-        prompts.add(tokenizer.decode(encoder.prompt(form.policy_prompt(state)), skip_special_tokens=True))
-    return prompts
+def dumped(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+
+
+def _check_episode(episode: dict[str, Any]) -> int:
+    """Play the actions of an episode again, compare what the environment says, and return the number of turns."""
+    form = prompt_format(PromptConfig(format="react"))
+    env = make("verl_ee/Household-v0")
+    observation, info = env.reset(options={"task": episode["task"]})
+    assert f"Task: {info['task']}\n" in episode["input"]
+    assert episode["input"].rstrip().endswith(f"{shown(observation, info)}{ASSISTANT.rstrip()}")
+    turns = 0
+    parts = episode["output"].split(ASSISTANT)
+    for part in parts:
+        answer, _, user = part.partition(USER)
+        action = form.read(answer, info["admissible_actions"]).action or answer.strip()
+        observation, *_, info = env.step(action)
+        turns += 1
+        # Nothing follows on the last answer.
+        assert user == (shown(observation, info) if turns < len(parts) else "")
+    return turns
+
+
+def shown(observation: str, info: dict[str, Any]) -> str:
+    return "\n".join([observation, "You can:", *info["admissible_actions"][:LISTED]])

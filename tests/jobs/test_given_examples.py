@@ -31,7 +31,8 @@ from support.recording_stages import recorded_stages
 from verl_ee.config import Objective, StageConfig, built, check_sets, parse, sets_of
 from verl_ee.errors import ConfigError, ExampleFileError
 from verl_ee.experience.expert_files import ExpertFile
-from verl_ee.objectives.examples import Encoder, Example, encode
+from verl_ee.objectives.encoder import Encoder
+from verl_ee.objectives.examples import Example, LengthLimits, encode
 from verl_ee.objectives.row_files import write_rows
 from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageData
@@ -53,7 +54,8 @@ def test_what_a_file_gives_is_not_collected() -> None:
 def stage_data(experts: ExpertFile, encoder: Encoder, method: str, given: Any, store: Path, **values: Any) -> StageData:
     config = parse(keys_of(method, **values))
     stores, folder = {"world_model": store, "reflection": store}, store.parent / "run"
-    return StageData(config, experts.trajectories, TOLD_FORM, encoder, stores, folder, 100_000, given)
+    limits = LengthLimits(100_000, 100_000, 100_000)
+    return StageData(config, experts.trajectories, TOLD_FORM, encoder, stores, folder, limits, given)
 
 
 def test_a_stage_learns_the_rows_of_the_file_and_builds_the_rest(

@@ -20,6 +20,7 @@ from verl_ee.config.group import flag
 from verl_ee.envs import make
 from verl_ee.errors import ConfigError
 from verl_ee.experience.expert_files import write_experts
+from verl_ee.objectives.examples import LengthLimits
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.trainer.checks.job import check_job
 
@@ -85,7 +86,8 @@ def test_its_one_stage_learns_both_objectives_in_every_part_of_the_pass(given: l
 
     world = World(tmp_path, 8, 3)
     early = typed(composed(*given))
-    data = StageData(early, world.trajectories, BARE_FORM, ENCODER, {"world_model": world.store}, tmp_path, 100_000)
+    limits = LengthLimits(100_000, 100_000, 100_000)
+    data = StageData(early, world.trajectories, BARE_FORM, ENCODER, {"world_model": world.store}, tmp_path, limits)
     examples = data.examples("joint").examples
     assert Counter(example.objective for example in examples) == {
         "world_model": world.states,

@@ -79,6 +79,17 @@ def test_the_one_to_one_budget_takes_as_many_branches_as_states_and_then_all_of_
     )
 
 
+def test_episodes_are_the_samples_of_imitation_and_states_those_of_the_world_model(tmp_path: Path) -> None:
+    world = World(tmp_path, 6, 2)
+    given = config({"world_model": {}, "imitation": {}}, budget="one_to_one").model_copy(
+        update={"samples": "episode", "history_length": None, "max_turn_tokens": 64}
+    )
+    assert world.states > 6
+    data = world.stage_data(given)
+    assert steps_taken(data, given, "world_model") == (world.states, math.ceil(world.states / 4))
+    assert steps_taken(data, given, "imitation") == (6, 2)
+
+
 @pytest.mark.parametrize(("left", "expected"), [(0.0, 0), (0.5, 10), (1.0, 20)])
 def test_the_one_to_one_budget_takes_what_there_is_where_branches_are_fewer(
     left: float, expected: int, tmp_path: Path

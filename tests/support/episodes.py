@@ -20,7 +20,7 @@ import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
 from verl_ee.trainer.rollout.agent_loop import EnvironmentAgentLoop
 
 VERSIONS = {"global_steps": 3, "min_global_steps": 3, "max_global_steps": 3}
-"""The version of the weights, as verl's client reports it."""
+"""The version of the weights at the first response, as verl's client reports it."""
 PATIENCE = 60.0
 """Seconds after which episodes that do not end fail."""
 
@@ -31,15 +31,20 @@ class Server:
     def __init__(self, tokenizer: Any, responses: Iterator[str]) -> None:
         self._tokenizer, self._responses = tokenizer, responses
         self.prompts: list[str] = []
+        self.request_ids: list[str] = []
         self.max_tokens: list[int | None] = []
 
     async def generate(self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
         self.prompts.append(self._tokenizer.decode(prompt_ids))
+        self.request_ids.append(request_id)
         self.max_tokens.append(sampling_params.get("max_tokens"))
         text = "" if self.max_tokens[-1] == 1 else next(self._responses)
         ids = [*self._tokenizer.encode(text, add_special_tokens=False), self._tokenizer.eos_token_id]
-        logprobs = [-0.5] * len(ids) if sampling_params.get("logprobs") else None
-        return TokenOutput(token_ids=ids, log_probs=logprobs, extra_fields=dict(VERSIONS))
+        ids = ids[: self.max_tokens[-1]]
+        logprobs = [-0.5 - place for place in range(len(ids))] if sampling_params.get("logprobs") else None
+        # The weights move on with every response.
+        step = VERSIONS["global_steps"] + len(self.prompts) - 1
+        return TokenOutput(token_ids=ids, log_probs=logprobs, extra_fields=dict.fromkeys(VERSIONS, step))
 
 
 class Episodes:
@@ -47,12 +52,14 @@ class Episodes:
 
     Attributes:
         prompts: of the last `play`, as text, those of all episodes.
+        request_ids: of the same requests.
     """
 
     def __init__(self, environment_id: str, kwargs: dict[str, Any] | None = None, **keys: Any) -> None:
         self.config = _config(environment_id, kwargs or {}, keys)
         self.tokenizer = AutoTokenizer.from_pretrained(ROOT / "examples/tiny_base/model")
         self.prompts: list[str] = []
+        self.request_ids: list[str] = []
 
     def play(self, *episodes: Sequence[str], **extra_info: Any) -> list[list[AgentLoopOutput]]:
         """Play episodes at the same time, each with the responses that it is given."""
@@ -64,6 +71,7 @@ class Episodes:
         row = {"extra_info": {"task": "a task", **extra_info}, "global_steps": 4}
         outputs = asyncio.run(asyncio.wait_for(all_of_them(), PATIENCE))
         self.prompts = [prompt for server in servers for prompt in server.prompts]
+        self.request_ids = [request_id for server in servers for request_id in server.request_ids]
         return outputs
 
     def text(self, output: AgentLoopOutput) -> str:
@@ -87,6 +95,11 @@ def info_of(outputs: Sequence[AgentLoopOutput]) -> dict[str, Any]:
     """Return what verl is told about an episode."""
     info: dict[str, Any] = outputs[-1].extra_fields["reward_extra_info"]
     return info
+
+
+def executed(outputs: Sequence[AgentLoopOutput]) -> list[str]:
+    """Return the actions of an episode that were executed."""
+    return [action for output in outputs for action in output.extra_fields["executed_actions"]]
 
 
 def made(marks: Path) -> list[int]:

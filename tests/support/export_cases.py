@@ -27,7 +27,8 @@ from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import Branch, Transition, read_branches, state_key, transition_key, write_store
-from verl_ee.objectives.examples import Encoder, Example, encode
+from verl_ee.objectives.encoder import Encoder
+from verl_ee.objectives.examples import Example, encode
 from verl_ee.objectives.reflection.rationales import RATIONALE_SCHEMA, RATIONALES_FILE, Rationale, read_rationales
 from verl_ee.objectives.rows import Row, imitation_rows, reflection_rows, world_model_rows
 from verl_ee.trainer.rollout.tokens import encoder_for

@@ -1,6 +1,7 @@
-"""The chat templates that each prompt format can be used with, as a table: `python -m support.served_templates`.
+"""The chat templates that each prompt format and kind of sample can be used with, as a table.
 
-Run it in the folder `tests`. It fetches the tokenizers and templates, 40 MB, into a folder that is thrown away.
+`python -m support.served_templates` prints it, in the folder `tests`. It fetches the tokenizers and templates, 40 MB,
+into a folder that is thrown away.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from verl_ee.envs import ExpertTrajectory
 from verl_ee.envs.household.env import Household
 from verl_ee.errors import ExampleError
 from verl_ee.experience.expert_states import expert_states
+from verl_ee.objectives.episode_rows import episode_rows
+from verl_ee.objectives.examples import encode
 from verl_ee.prompts import PromptFormat
 from verl_ee.prompts.formats import FORMATS
 from verl_ee.trainer.rollout.tokens import encoder_for, neutral_format
@@ -69,6 +72,27 @@ def problem(tokenizer: Any, model: Served, name: str) -> str:
     return ""
 
 
+def episode_problem(tokenizer: Any, model: Served) -> str:
+    """Return why whole episodes cannot be samples with a template; empty if they can."""
+    form: PromptFormat = neutral_format(PromptConfig(format="react"), tokenizer)
+    encoder, expert = encoder_for(tokenizer, model.model_type, {}), trajectory(model.end)
+    (row,) = episode_rows([expert], form)
+    try:
+        (example,) = encode([row], encoder)
+    except ExampleError as error:
+        return str(error).partition(": ")[2]
+    whole = whole_conversation(tokenizer, row.prompt, row.target)
+    tokens = [*example.prompt, *example.target]
+    if tokens != whole[: len(tokens)]:
+        return "the episode is not the template's conversation"
+    pairs = zip(example.target, example.learned or (), strict=True)
+    learned = tokenizer.decode([token for token, own in pairs if own])
+    answers = [form.response(step.action, step.thought) for step in expert.steps]
+    if learned != "".join(f"{answer}{model.end}" for answer in answers):
+        return "something else is learned than the answers"
+    return ""
+
+
 def whole_conversation(tokenizer: Any, messages: Any, answer: str) -> list[int]:
     """Return the ids of a conversation; where the template refuses a system message, it is in the user's."""
     every = [*messages, {"role": "assistant", "content": answer}]
@@ -87,11 +111,13 @@ def ids(tokenizer: Any, messages: Any) -> list[int]:
 def table(folder: Path) -> str:
     """Return a row for each template: the formats that it serves, or why it does not."""
     fetch(folder)
-    rows = [f"| template | {' | '.join(f'`{name}`' for name in FORMATS)} |", "|---" * (len(FORMATS) + 1) + "|"]
+    head = " | ".join([*(f"`{name}`" for name in FORMATS), "`react`, `samples=episode`"])
+    rows = [f"| template | {head} |", "|---" * (len(FORMATS) + 2) + "|"]
     for model in MODELS:
         tokenizer = load(folder, model)
-        problems = [problem(tokenizer, model, name) for name in FORMATS]
-        cells = [f"refused: {text.partition(':')[0].removeprefix('The chat ')}" if text else "yes" for text in problems]
+        problems = [*(problem(tokenizer, model, name) for name in FORMATS), episode_problem(tokenizer, model)]
+        reasons = [text.partition(":")[0].casefold().removeprefix("the chat ") for text in problems]
+        cells = [f"refused: {reason}" if reason else "yes" for reason in reasons]
         rows.append(f"| {model.template} | {' | '.join(cells)} |")
     return "\n".join(rows)
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from support.games import expert
 from support.prompts import BARE_FORM
 
-from verl_ee.config import EarlyExperienceConfig
+from verl_ee.config import EarlyExperienceConfig, PromptConfig
 from verl_ee.config.checks import parse
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import Branch, ExecutedBranch, Transition, read_branches, write_store
-from verl_ee.objectives.examples import Encoder
+from verl_ee.objectives.encoder import Encoder
+from verl_ee.objectives.examples import LengthLimits
 from verl_ee.objectives.reflection.rationales import write_rationales
 from verl_ee.objectives.reflection.situations import situations
 from verl_ee.objectives.reflection.template_writer import TemplateWriter
 from verl_ee.objectives.schedule import batches
 from verl_ee.objectives.stage_data import StageData
+from verl_ee.prompts.formats import prompt_format
 from verl_ee.prompts.text import Message
 
 LENGTH = 5
@@ -36,6 +39,15 @@ def letters(messages: list[Message]) -> list[int]:
 
 
 ENCODER = Encoder(letters, lambda messages, text: (letters(messages), list(map(ord, text))), list, str)
+
+
+GROWING = replace(ENCODER, conversation=lambda messages, text: (letters(messages), letters([answer(text)])))
+"""Another, whose conversations go on."""
+REACT_FORM = prompt_format(PromptConfig(format="react"))
+
+
+def answer(text: str) -> Message:
+    return {"role": "assistant", "content": text}
 
 
 def write_branches(
@@ -83,7 +95,9 @@ class World:
 
     def stage_data(self, config: EarlyExperienceConfig, max_length: int = 100_000) -> StageData:
         stores = {"world_model": self.store, "reflection": self.store}
-        return StageData(config, self.trajectories, BARE_FORM, ENCODER, stores, self.folder, max_length)
+        limits = LengthLimits(max_length, max_length, max_length)
+        form, encoder = (REACT_FORM, GROWING) if config.samples == "episode" else (BARE_FORM, ENCODER)
+        return StageData(config, self.trajectories, form, encoder, stores, self.folder, limits)
 
 
 def config(

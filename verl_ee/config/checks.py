@@ -65,6 +65,7 @@ def parse(node: Mapping[str, Any]) -> EarlyExperienceConfig:
         check_sets(config)
     if config.world_model.target == "template" and config.world_model.template is None:
         raise ConfigError(f"{ROOT}.world_model.target='template' needs {ROOT}.world_model.template='...'.")
+    _check_samples(config)
     _check_budget(config)
     _check_balance(config)
     _check_writers(config)
@@ -79,6 +80,17 @@ def _check_names(config: EarlyExperienceConfig) -> None:
                     f"{ROOT}.{key}: the name {name!r} is also part of a path and of a key. Use letters, digits, "
                     "'_' and '-', and no '-' in front."
                 )
+
+
+def _check_samples(config: EarlyExperienceConfig) -> None:
+    if config.samples == "turn":
+        return
+    for key, value, fix in (
+        ("history_length", config.history_length is None, "null: an episode shows all of its past turns"),
+        ("max_turn_tokens", config.max_turn_tokens is not None, "N: one turn could else spend the whole episode's"),
+    ):
+        if not value:
+            raise ConfigError(f"{ROOT}.samples=episode needs {ROOT}.{key}={fix}. Set it, or {ROOT}.samples=turn.")
 
 
 def _check_budget(config: EarlyExperienceConfig) -> None:

@@ -114,6 +114,12 @@ class EarlyExperienceConfig(FrozenModel):
     """Use only the first so many of the trajectories that pass `experts_filter`."""
     history_length: Annotated[int, Field(ge=0)] | None = 8
     """Past turns shown in a prompt; null: all."""
+    samples: Literal["turn", "episode"] = "turn"
+    """One sequence of imitation and of GRPO. `turn`: a prompt with past turns, and one answer. `episode`: a whole chat
+    that grows, in which every answer is learned; it needs such a format (`react`) and `history_length=null`."""
+    max_turn_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens that the policy may write in one turn of an episode; null: `data.max_response_length`, which with
+    `samples=episode` is the limit of the whole episode, so there this key must be set."""
     max_turns: Annotated[int, Field(ge=1)] = 30
     """Turns after which an episode ends in GRPO and in evaluation."""
     episode_reward: Literal["last", "sum"] = "last"

@@ -6,7 +6,6 @@ import gymnasium
 
 from verl_ee.envs.contract import (
     AdmissibleActions,
-    CanonicalForm,
     Expert,
     ExpertStep,
     ExpertTrajectory,
@@ -15,13 +14,12 @@ from verl_ee.envs.contract import (
     Tasks,
     TextEnv,
     arguments,
-    canonical_form,
     capabilities,
     make,
     nondeterministic,
-    version_of,
     without_module,
 )
+from verl_ee.envs.declarations import CanonicalForm, canonical_form, suggested_format, version_of
 
 __all__ = [
     "AdmissibleActions",
@@ -39,6 +37,7 @@ __all__ = [
     "make",
     "nondeterministic",
     "register_envs",
+    "suggested_format",
     "version_of",
     "without_module",
 ]

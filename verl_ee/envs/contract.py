@@ -8,8 +8,7 @@ The info dict of `reset`, `step` and `restore` may hold:
 - `valid`: whether the last action was understood and possible, bool; missing, that is not known;
 - `outcome_class`: the class of the last action's outcome, text, for instance the kind of a violated constraint.
 
-The class of an environment may have a static method `canonical_action(action)`, which says which two actions are the
-same in it (`canonical_form`).
+What the class of an environment may declare besides: `verl_ee.envs.declarations`.
 
 A capability is a protocol that the unwrapped environment fulfils; nothing is looked up by an environment's name.
 """
@@ -22,7 +21,6 @@ import importlib.metadata
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
@@ -33,8 +31,6 @@ from verl_ee.errors import EnvError, did_you_mean
 NAMESPACE = "verl_ee/"
 TextEnv = gymnasium.Env[str, str]
 """An environment whose observations and actions are text."""
-CanonicalForm = Callable[[str], str]
-"""A function that maps all ways to write one action to one text."""
 Info = dict[str, Any]
 """The info dict of Gymnasium: an environment may put anything into it besides the keys above."""
 
@@ -160,7 +156,7 @@ def arguments(env_id: str, kwargs: Mapping[str, object] | None = None) -> dict[s
     """
     given = dict(kwargs or {})
     spec = _spec(env_id)
-    signature = inspect.signature(_creator(spec))
+    signature = inspect.signature(creator_of(env_id))
     try:
         bound = signature.bind(**{**spec.kwargs, **given})
     except TypeError as error:
@@ -194,50 +190,22 @@ def make(env_id: str, kwargs: Mapping[str, object] | None = None) -> TextEnv:
         ) from error
 
 
-def version_of(env_id: str) -> str:
-    """Return the version of an environment: its own attribute `version`, else that of the package it comes from.
+def creator_of(env_id: str) -> Callable[..., object]:
+    """Return the class of an environment, or the function that makes it.
 
     Raises:
         EnvError: if the id is unknown, or what it needs is not installed.
     """
-    creator = _creator(_spec(env_id))
-    version = getattr(creator, "version", None)
-    if version is not None:
-        return str(version)
+    spec = _spec(env_id)
+    entry = spec.entry_point
+    if entry is None:
+        raise EnvError(f"{spec.id} is registered without an entry point. Register it with one.")
+    if not isinstance(entry, str):
+        return entry
     try:
-        return importlib.metadata.version(creator.__module__.split(".")[0])
-    except (importlib.metadata.PackageNotFoundError, AttributeError):
-        return "unknown"
-
-
-@cache
-def canonical_form(env_id: str) -> CanonicalForm:
-    """Return the function that gives the canonical form of an environment's actions, in which two are compared.
-
-    It is the static method `canonical_action` of the environment's class. Without one, two actions are the same if they
-    are equal but for outer white space; so are two for which the method raises. A canonical form is never executed,
-    learned or shown.
-
-    Raises:
-        EnvError: if the id is unknown, or what it needs is not installed. The function raises it for a form that is no
-            text.
-    """
-    form = getattr(_creator(_spec(env_id)), "canonical_action", None)
-    if form is None:
-        return str.strip
-
-    def canonical(action: str) -> str:
-        try:
-            result = form(action)
-        except Exception:  # somebody else's code, and a policy writes anything
-            return action.strip()
-        if not isinstance(result, str):
-            raise EnvError(
-                f"{env_id}: canonical_action({action!r}) is {type(result).__name__}, expected str. Return text."
-            )
-        return result
-
-    return canonical
+        return load_env_creator(entry)
+    except ImportError as error:
+        raise EnvError(f"{spec.id} cannot be imported: {error}. Install what it needs.") from error
 
 
 def without_module(env_id: str) -> str:
@@ -278,15 +246,3 @@ def _import(module: str) -> None:
             f"Module {module!r}, which is to register the environment, cannot be imported: {type(error).__name__}: "
             f"{error}. Repair it."
         ) from error
-
-
-def _creator(spec: EnvSpec) -> Callable[..., object]:
-    entry = spec.entry_point
-    if entry is None:
-        raise EnvError(f"{spec.id} is registered without an entry point. Register it with one.")
-    if not isinstance(entry, str):
-        return entry
-    try:
-        return load_env_creator(entry)
-    except ImportError as error:
-        raise EnvError(f"{spec.id} cannot be imported: {error}. Install what it needs.") from error

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from verl_ee.config.models import Objective
 from verl_ee.errors import ExampleError
+from verl_ee.objectives.encoder import Encoder
+from verl_ee.objectives.episode_tokens import episode_tokens
 from verl_ee.objectives.rows import Row
-from verl_ee.prompts.format import Message
-
-EncodePrompt = Callable[[Sequence[Message]], list[int]]
-EncodeConversation = Callable[[Sequence[Message], str], tuple[list[int], list[int]]]
-Neutralise = Callable[[Iterable[Message]], list[Message]]
-Decode = Callable[[Sequence[int]], str]
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """Functions that turn messages and targets into token ids.
-
-    Attributes:
-        prompt: encodes messages, with the very function of the rollouts: prompts are equal token for token.
-        conversation: encodes messages and the answer to them, apart; the answer has its end-of-turn token.
-        neutral: breaks control tokens in messages that hold texts of an environment, and have not been rendered by a
-            format that does so.
-        text: returns the text of a response, without control tokens and what belongs to them.
-    """
-
-    prompt: EncodePrompt
-    conversation: EncodeConversation
-    neutral: Neutralise
-    text: Decode
 
 
 @dataclass(frozen=True)
@@ -57,6 +36,13 @@ class Example:
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)
 
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest part that is learned in one piece."""
+        if self.learned is None:
+            return len(self.target)
+        return max((len(list(run)) for learned, run in groupby(self.learned) if learned), default=0)
+
 
 @dataclass
 class ExampleSet:
@@ -79,10 +65,17 @@ def encode(rows: Iterable[Row], encoder: Encoder) -> Iterator[Example]:
     """
     for row in rows:
         try:
-            prompt, target = encoder.conversation(row.prompt, row.target)
+            yield _example(row, encoder)
         except ExampleError as error:
             raise ExampleError(f"{row.objective}, {row.provenance}: {error}") from None
-        yield Example(tuple(prompt), tuple(target), row.objective, provenance=row.provenance)
+
+
+def _example(row: Row, encoder: Encoder) -> Example:
+    if row.turns == "last":
+        prompt, target = encoder.conversation(row.prompt, row.target)
+        return Example(tuple(prompt), tuple(target), row.objective, provenance=row.provenance)
+    prompt, target, own = episode_tokens(encoder, row.messages)
+    return Example(tuple(prompt), tuple(target), row.objective, provenance=row.provenance, learned=tuple(own))
 
 
 def neutral_row(row: Row, encoder: Encoder) -> Row:
@@ -91,13 +84,40 @@ def neutral_row(row: Row, encoder: Encoder) -> Row:
     return replace(row, prompt=tuple(prompt), target=answer["content"])
 
 
-def within_length(examples: Iterable[Example], max_length: int, max_dropped: float, stage: str) -> ExampleSet:
-    """Return the examples within the length limit; a target is never cut.
+@dataclass(frozen=True)
+class LengthLimits:
+    """Limits in tokens.
+
+    Attributes:
+        example: of an example.
+        target: of what follows on its prompt, if the policy is to write it: the outcome that a world model predicts is
+            no such thing.
+        answer: of a single answer of the policy; longer ones would teach it to be cut off.
+    """
+
+    example: int
+    target: int
+    answer: int
+
+    def excess(self, example: Example) -> str:
+        """Return how an example is too long; empty if it is not."""
+        if len(example) > self.example:
+            return f"{len(example)} of {self.example} tokens"
+        if example.objective == "world_model":
+            return ""
+        if len(example.target) > self.target:
+            return f"{len(example.target)} of {self.target} tokens behind the prompt"
+        longest = example.longest_answer
+        return f"an answer of {longest} tokens, of {self.answer}" if longest > self.answer else ""
+
+
+def within_length(examples: Iterable[Example], limits: LengthLimits, max_dropped: float, stage: str) -> ExampleSet:
+    """Return the examples within the length limits; a target is never cut.
 
     Args:
         examples: all of the stage.
-        max_length: tokens of prompt and target together.
-        max_dropped: share of examples that may be over the limit.
+        limits: the limits.
+        max_dropped: share of examples that may be over a limit.
         stage: named in messages.
 
     Raises:
@@ -105,18 +125,20 @@ def within_length(examples: Iterable[Example], max_length: int, max_dropped: flo
     """
     result = ExampleSet()
     for example in examples:
-        if len(example) <= max_length:
-            result.examples.append(example)
+        excess = limits.excess(example)
+        if excess:
+            result.dropped.append(f"{example.provenance}: {excess}")
         else:
-            result.dropped.append(f"{example.provenance}: {len(example)} tokens")
+            result.examples.append(example)
     total = len(result.examples) + len(result.dropped)
     if not total:
         raise ExampleError(f"Stage {stage!r} has no examples. Give expert trajectories, or collect branches first.")
     if not result.examples or len(result.dropped) > max_dropped * total:
         first = "; ".join(result.dropped[:3])
         raise ExampleError(
-            f"Stage {stage!r}: {len(result.dropped)} of {total} examples are longer than {max_length} tokens, more "
-            f"than early_experience.max_dropped={max_dropped:g} allows ({first}). Raise data.max_prompt_length or "
-            "data.max_response_length, or lower early_experience.history_length."
+            f"Stage {stage!r}: {len(result.dropped)} of {total} examples are too long, more than "
+            f"early_experience.max_dropped={max_dropped:g} allows ({first}). Raise data.max_prompt_length, "
+            "data.max_response_length or early_experience.max_turn_tokens, or lower "
+            "early_experience.history_length (with samples=turn)."
         )
     return result

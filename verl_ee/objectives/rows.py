@@ -37,16 +37,18 @@ class Row:
         target: text of the assistant's message that is learned.
         objective: the objective it belongs to.
         provenance: its origin: trajectory, step and, for a branch, the transition.
+        turns: whether earlier messages of the assistant are learned too.
     """
 
     prompt: tuple[Message, ...]
     target: str
     objective: Objective
     provenance: str = ""
+    turns: Turns = "last"
 
     @property
     def messages(self) -> list[Message]:
-        """The whole conversation; its last message is learned."""
+        """The whole conversation, which ends with what the assistant says."""
         return [*self.prompt, {"role": "assistant", "content": self.target}]
 
 
@@ -65,7 +67,7 @@ def imitation_rows(
             expert_step, provenance = trajectory.steps[step], f"trajectory {index}, step {step}"
             if expert_step.solved:
                 continue
-            response = _response(form, expert_step.action, expert_step.thought, state, provenance)
+            response = expert_response(form, expert_step.action, expert_step.thought, state, provenance)
             yield Row(tuple(form.policy_prompt(state)), response, "imitation", provenance)
 
 
@@ -88,7 +90,7 @@ def reflection_rows(
         prompt = form.policy_prompt(state)
         provenance = f"trajectory {ref.trajectory}, step {ref.step}, {rationale.writer}"
         action = trajectories[ref.trajectory].steps[ref.step].action
-        response = _response(form, action, rationale.text, state, provenance)
+        response = expert_response(form, action, rationale.text, state, provenance)
         yield Row(tuple(prompt), response, "reflection", provenance)
 
 
@@ -112,8 +114,15 @@ def world_model_rows(
         yield Row(tuple(prompt), form.outcome(target(state, branch)), "world_model", provenance)
 
 
-def _response(form: PromptFormat, action: str, thought: str | None, state: State, provenance: str) -> str:
+def expert_response(form: PromptFormat, action: str, thought: str | None, state: State, provenance: str) -> str:
     """Return the response that takes an action in a state.
+
+    Args:
+        form: form of prompts and responses.
+        action: the action.
+        thought: the thought before it, if there is one.
+        state: the state.
+        provenance: names the step in messages.
 
     Raises:
         ExampleError: if a rollout would read another action from it.

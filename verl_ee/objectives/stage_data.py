@@ -10,7 +10,9 @@ from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import StoreError
 from verl_ee.experience.store import ExecutedBranch, read_branches
 from verl_ee.objectives.branch_selection import allowed_branches, within_budget, within_states
-from verl_ee.objectives.examples import Encoder, Example, ExampleSet, encode, neutral_row, within_length
+from verl_ee.objectives.encoder import Encoder
+from verl_ee.objectives.episode_rows import episode_rows
+from verl_ee.objectives.examples import Example, ExampleSet, LengthLimits, encode, neutral_row, within_length
 from verl_ee.objectives.reflection.rationales import read_rationales
 from verl_ee.objectives.rows import Row, imitation_rows, reflection_rows, world_model_rows
 from verl_ee.objectives.schedule import most_examples, optimizer_steps_of, remaining_steps
@@ -59,6 +61,8 @@ class StageRows:
         if objective in self._given_rows:
             return self._given_rows[objective]
         history_length = self._config.history_length
+        if objective == "imitation" and self._config.samples == "episode":
+            return episode_rows(self._trajectories, self._form)
         if objective == "imitation":
             return imitation_rows(self._trajectories, history_length, self._form)
         return reflection_rows(self._trajectories, read_rationales(self._texts), history_length, self._form)
@@ -106,7 +110,7 @@ class StageRows:
         """Return how many branches the budget of the world model lets through, or None for all."""
         config = self._config.world_model
         if config.budget == "one_to_one":
-            return self._example_count("imitation")
+            return self._state_count()
         imitation = self._stages_with("imitation")
         if config.budget == "full" or not imitation:
             return None
@@ -126,6 +130,14 @@ class StageRows:
             return len(self._given_rows[objective])
         if objective == "reflection":
             return sum(rationale.accepted for rationale in read_rationales(self._texts))
+        if self._config.samples == "episode":
+            return sum(any(not step.solved for step in trajectory.steps) for trajectory in self._trajectories)
+        return self._state_count()
+
+    def _state_count(self) -> int:
+        """Return the number of examples of imitation that are one turn each."""
+        if "imitation" in self._given_rows:
+            return len(self._given_rows["imitation"])
         return sum(not step.solved for trajectory in self._trajectories for step in trajectory.steps)
 
 
@@ -140,7 +152,7 @@ class StageData(StageRows):
         encoder: Encoder,
         stores: Mapping[str, Path],
         texts: Path,
-        max_length: int,
+        limits: LengthLimits,
         given_rows: Mapping[Objective, Sequence[Row]] | None = None,
         recorded: Sequence[Example] | None = None,
     ) -> None:
@@ -153,12 +165,12 @@ class StageData(StageRows):
             encoder: encoder of prompts and targets.
             stores: folder of each set of branches.
             texts: folder of the rationales and the summaries.
-            max_length: tokens of an example.
+            limits: limits on the length of an example.
             given_rows: rows of `early_experience.examples`; an objective that has some is not built.
             recorded: examples of imitation, in place of the expert file's.
         """
         super().__init__(config, trajectories, form, stores, texts, given_rows)
-        self._encoder, self._max_length, self._recorded = encoder, max_length, recorded
+        self._encoder, self._limits, self._recorded = encoder, limits, recorded
 
     def examples(self, name: str) -> ExampleSet:
         """Return the examples of a stage; a stage with several objectives has those of all.
@@ -169,7 +181,7 @@ class StageData(StageRows):
         """
         objectives = self._config.stages[name].objectives
         examples = (example for objective in objectives for example in self._encoded(objective))
-        return within_length(examples, self._max_length, self._config.max_dropped, name)
+        return within_length(examples, self._limits, self._config.max_dropped, name)
 
     def steps(self, name: str, example_count: int) -> int:
         """Return the number of optimizer steps of a stage.
@@ -202,3 +214,6 @@ class StageData(StageRows):
         if objective == "imitation" and self._recorded is not None:
             return len(self._recorded)
         return super()._example_count(objective)
+
+    def _state_count(self) -> int:
+        return super()._state_count() if self._recorded is None else len(self._recorded)

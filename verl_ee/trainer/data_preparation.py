@@ -19,7 +19,9 @@ from verl_ee.experience.progress import plugin_logger
 from verl_ee.experience.proposers import LISTED
 from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.store import read_branches
-from verl_ee.objectives.examples import Encoder, Example
+from verl_ee.objectives.encoder import Encoder
+from verl_ee.objectives.episode_rows import check_growing
+from verl_ee.objectives.examples import Example, LengthLimits
 from verl_ee.objectives.reflection.rationales import gate_counts, write_rationales
 from verl_ee.objectives.reflection.rejections import check_accepted, rejected_counts
 from verl_ee.objectives.reflection.situations import situations
@@ -79,6 +81,8 @@ class DataPreparation:
             EarlyExperienceError: if a part cannot be made; the parts before it are kept.
         """
         early = self.early
+        if early.samples == "episode":
+            check_growing(self._form(), self.encoder)
         experts = ExpertFile(Path(), "", ())
         given_rows = read_rows(early.examples)
         if needs_experts(early, list(given_rows)):
@@ -92,7 +96,7 @@ class DataPreparation:
             self.encoder,
             stores,
             self.folder.files,
-            int(self.config.data.max_prompt_length + self.config.data.max_response_length),
+            self._limits(),
             given_rows,
             self._record_demonstrations(),
         )
@@ -217,6 +221,10 @@ class DataPreparation:
     def _proposer(self, config: CollectConfig) -> PolicyProposer:
         policy = f"{self.config.actor_rollout_ref.model.path}@base"
         max_prompt = int(self.config.data.max_prompt_length)
+        if self.early.samples == "episode":
+            # There a prompt is the episode so far, and needs room for one more turn.
+            limits = self._limits()
+            max_prompt = limits.example - limits.answer
         window = max(1, sequences_at_a_time(self.config) // max(1, config.k))
         return PolicyProposer(
             self.sampler(),
@@ -228,6 +236,10 @@ class DataPreparation:
             max_prompt,
             window,
         )
+
+    def _limits(self) -> LengthLimits:
+        prompt, response = int(self.config.data.max_prompt_length), int(self.config.data.max_response_length)
+        return LengthLimits(prompt + response, response, min(response, self.early.max_turn_tokens or response))
 
     def _form(self) -> NeutralFormat:
         return neutral_format(self.early.prompt, self.tokenizer)

@@ -16,7 +16,7 @@ from verl.utils.config import omega_conf_to_dataclass
 
 from verl_ee.config import ROOT, early_experience_of
 from verl_ee.errors import StageError, own_error
-from verl_ee.objectives.examples import Encoder
+from verl_ee.objectives.encoder import Encoder
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.metrics import OPTIMIZER_STEPS
 from verl_ee.run.stage_result import BASE, GRPO

@@ -31,10 +31,18 @@ def tokenizer() -> Any:
 
 
 def config(**prompt: object) -> EarlyExperienceConfig:
+    return parse({**keys(), "prompt": prompt})
+
+
+def episode_config(**prompt: object) -> EarlyExperienceConfig:
+    episode = {"samples": "episode", "history_length": None, "max_turn_tokens": 64}
+    return parse({**keys(), **episode, "prompt": prompt})
+
+
+def keys() -> dict[str, object]:
     stage = {"objectives": ["imitation"], "epochs": 1, "lr": 1e-5, "batch_size": 4}
     environment = {"id": "verl_ee/Household-v0"}
-    given = {"method": "m", "environment": environment, "experts": "e.jsonl", "stages": {"imitation": stage}}
-    return parse({**given, "prompt": prompt})
+    return {"method": "m", "environment": environment, "experts": "e.jsonl", "stages": {"imitation": stage}}
 
 
 def with_template(tokenizer: Any, turn: str, begin: str = "<|im_start|>assistant\n") -> Any:
@@ -87,3 +95,17 @@ def test_an_outcome_that_is_read_as_an_action_is_refused(tokenizer: Any, monkeyp
     monkeypatch.setattr(TextFormat, "outcome", lambda _, observation: f"Action: {observation}")
     with pytest.raises(ConfigError, match=r"world_model, trajectory 0, step 0: .* is read as the action"):
         check_conversations(JOB, config(), tokenizer, EXPERTS, OBJECTIVES)
+
+
+def test_episodes_are_served_in_a_chat_that_grows(tokenizer: Any) -> None:
+    check_conversations(JOB, episode_config(format="react"), tokenizer, EXPERTS, OBJECTIVES)
+
+
+def test_an_experts_episode_that_the_template_rewrites_is_named(tokenizer: Any) -> None:
+    thoughts = [replace(step, thought="It leads on.") for step in EXPERTS[1].steps]
+    experts = [EXPERTS[0], replace(EXPERTS[1], steps=tuple(thoughts))]
+    shown = "(message['content'] if loop.last else message['content'].split('leads on.')[-1])"
+    forgetting = with_template(tokenizer, TURN.replace("message['content']", shown))
+    check_conversations(JOB, config(format="react"), forgetting, experts, ["imitation"])
+    with pytest.raises(ConfigError, match=r"samples=episode: imitation, trajectory 1: the chat template rewrites past"):
+        check_conversations(JOB, episode_config(format="react"), forgetting, experts, ["imitation"])

@@ -1,4 +1,4 @@
-"""The look at a job's prompt: it warns where nothing says how to answer."""
+"""The look at a job's prompt: whether it says how to answer, and has the format that the environment suggests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from verl_ee.config.checks import parse
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.envs.household.env import Household
 from verl_ee.prompts.text import TextFormat
-from verl_ee.trainer.checks.prompt import prompt_warning
+from verl_ee.trainer.checks.prompt import format_hint, prompt_warning
 
 EXPERT = Household().expert_trajectory("train/0")
 SILENT = replace(EXPERT, steps=tuple(replace(step, admissible_actions=None) for step in EXPERT.steps))
@@ -33,6 +33,15 @@ def config(prompt: PromptConfig) -> EarlyExperienceConfig:
 
 def warning(prompt: PromptConfig, trajectory: ExpertTrajectory) -> str:
     return prompt_warning(config(prompt), TextFormat(prompt), trajectory)
+
+
+def test_a_job_is_told_of_the_format_that_its_environment_suggests(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert format_hint(config(TOLD)) == ""
+    monkeypatch.setattr(Household, "prompt_format", "react", raising=False)
+    hint = format_hint(config(TOLD))
+    assert "verl_ee/Household-v0 suggests prompts of the format 'react'" in hint
+    assert "early_experience.prompt.format=react" in hint
+    assert format_hint(config(PromptConfig(format="react"))) == ""
 
 
 def test_the_default_says_how_to_answer() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy
 import pytest
 from support.episode_games import MISHAPS_ID, THREAD_BOUND_ID
-from support.episodes import VERSIONS, Episodes, info_of, made
+from support.episodes import VERSIONS, Episodes, executed, info_of, made
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 WIN = "Action: win"
@@ -41,14 +41,14 @@ def test_a_task_begins_with_the_seed_of_its_row(tmp_path: Path) -> None:
 def test_the_action_is_executed_and_shown_as_it_was_written(tmp_path: Path, action: str) -> None:
     episodes = world(tmp_path)
     (outputs,) = episodes.play([f"I think.\nAction: {action}", WIN])
-    assert [output.extra_fields["executed_action"] for output in outputs] == [action, "win"]
+    assert executed(outputs) == [action, "win"]
     assert f"> {action}\nYou did {action!r}." in episodes.prompts[1]
 
 
 def test_the_outputs_of_an_episode_make_a_batch_of_verl(tmp_path: Path) -> None:
     first, second = world(tmp_path).play(["Action: go", WIN], ["Action: fail"])
     batch = list_of_dict_to_tensordict([output.as_dict() for output in [*first, *second]])
-    assert [extra["executed_action"] for extra in batch.pop("extra_fields").tolist()] == ["go", "win", "fail"]
+    assert [extra["executed_actions"] for extra in batch.pop("extra_fields").tolist()] == [["go"], ["win"], ["fail"]]
 
 
 def test_the_score_is_the_last_reward_or_the_sum_of_all(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_an_environment_that_fails_costs_one_episode(tmp_path: Path, action: str
         ["Action: earn 0.5", "I wait.", f"Action: {action}"], ["Action: a", "Action: b", "Action: c", WIN]
     )
     assert (other[-1].reward_score, info_of(other)["env_failed"]) == (1.0, 0)
-    assert [output.extra_fields["executed_action"] for output in failed] == ["earn 0.5", "I wait.", action]
+    assert executed(failed) == ["earn 0.5", "I wait.", action]
     assert [output.response_mask for output in failed] == [[0] * len(output.response_ids) for output in failed]
     assert failed[-1].reward_score == 0.0
     info = info_of(failed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support import terminal
-from support.episodes import Episodes
+from support.episodes import Episodes, executed
 from support.prompts import BARE_FORM
 
 from verl_ee.config import CollectConfig, EnvironmentConfig
@@ -76,6 +76,6 @@ def test_actions_are_equal_byte_for_byte_from_the_expert_file_to_the_rollout(tmp
     (outputs,) = episodes.play(responses)
     # White space around an action is nothing.
     assert terminal.executed(log) == [action.strip() for action in EXPERT]
-    assert [output.extra_fields["executed_action"] for output in outputs] == [action.strip() for action in EXPERT]
+    assert executed(outputs) == [action.strip() for action in EXPERT]
     shown = episodes.prompts[-1]
     assert all(f"> {action.strip()}\n" in shown for action in EXPERT[:-1])

@@ -12,7 +12,7 @@ from support.prompts import BARE_FORM
 from verl_ee.config import CollectConfig
 from verl_ee.experience.proposers import ProposalBatch, ProposalRequest
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.objectives.examples import Encoder
+from verl_ee.objectives.encoder import Encoder
 from verl_ee.prompts.state import State
 from verl_ee.trainer.rollout.proposer import PolicyProposer
 

@@ -190,6 +190,22 @@ def test_the_environments_of_a_recording_end_with_it(tmp_path: Path) -> None:
     assert sorted(closed(tmp_path)) == sorted(made(tmp_path))
 
 
+@pytest.mark.parametrize("samples", ["turn", "episode"])
+def test_a_response_that_is_longer_than_a_turn_is_not_cut(tmp_path: Path, samples: str) -> None:
+    keys = {"max_turn_tokens": 12, "samples": samples, "history_length": None, "prompt.format": "react"}
+    job = Episodes(MISHAPS_ID, {"marks": tmp_path}, **keys).config
+    job.actor_rollout_ref.model.path = str(ROOT / "examples/tiny_base/model")
+    job.actor_rollout_ref.rollout.name = "vllm"
+    played = {"agent_name": "early_experience", "prompt": [{"role": "user", "content": "Begin."}]}
+    texts = (["Action: go", "Action: win"], [f"I think {'a lot and ' * 9}.\nAction: win"])
+    rows = [played | {"extra_info": {"task": "a"}, "expert_responses": list(responses)} for responses in texts]
+    recording = record(write(tmp_path, rows), job, 0.5)
+    assert len(recording.examples) == {"turn": 2, "episode": 1}[samples]
+    (failed,) = recording.failed
+    assert "Row 1: expert_responses[0] has" in failed
+    assert "tokens, and the agent loop takes 12. Shorten it, or raise" in failed
+
+
 def test_more_failures_than_the_budget_are_refused(config: DictConfig, tmp_path: Path) -> None:
     path = write(tmp_path, [GUESSES[1], FAILURES["raises"][0], GUESSES[0]])
     with pytest.raises(ExampleError) as refused:

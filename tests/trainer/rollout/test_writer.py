@@ -12,7 +12,7 @@ import pytest
 from support.stage_worlds import ENCODER, World, letters, text_of
 
 from verl_ee.config import WriterConfig
-from verl_ee.objectives.examples import Encoder
+from verl_ee.objectives.encoder import Encoder
 from verl_ee.objectives.reflection.rationales import write_rationales
 from verl_ee.objectives.reflection.situations import situations, writer_prompt
 from verl_ee.objectives.summaries import read_summaries, summary_requests, write_summaries

@@ -7,16 +7,19 @@ from dataclasses import replace
 from itertools import islice
 
 from omegaconf import DictConfig
-from transformers import AutoConfig
 
 from verl_ee.config import EarlyExperienceConfig, Objective
+from verl_ee.config.base import ROOT
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ConfigError, ExampleError
 from verl_ee.experience.expert_states import expert_states
+from verl_ee.objectives.encoder import Encoder
+from verl_ee.objectives.episode_rows import episode_row
+from verl_ee.objectives.examples import encode
 from verl_ee.objectives.rows import Row, imitation_rows
 from verl_ee.prompts.format import PromptFormat
 from verl_ee.trainer.protocols import Tokenizer
-from verl_ee.trainer.rollout.tokens import encoder_for, neutral_format
+from verl_ee.trainer.rollout.tokens import encoder_for, model_type, neutral_format
 
 ROWS = 64
 """Rows of each objective that are tried, from the beginning of the expert file."""
@@ -45,7 +48,7 @@ def check_conversations(
     """
     path, kwargs = config.actor_rollout_ref.model.path, config.data.get("apply_chat_template_kwargs", {})
     form = neutral_format(early.prompt, tokenizer)
-    encoder = encoder_for(tokenizer, _model_type(config), kwargs, early.prompt.date, path)
+    encoder = encoder_for(tokenizer, model_type(config), kwargs, early.prompt.date, path)
     # Instructions that the file leaves open are not known yet, and tell nothing of the template.
     told = [replace(item, instruction=item.instruction or "") for item in trajectories[:ROWS]]
     for objective in objectives:
@@ -65,6 +68,22 @@ def check_conversations(
                     f"{where}: the answer of the world model, {row.target!r}, is read as the action {read.action!r}. "
                     "Change `outcome` of early_experience.prompt.format."
                 )
+    if early.samples == "episode" and "imitation" in objectives:
+        _check_episodes(told, form, encoder)
+
+
+def _check_episodes(trajectories: Sequence[ExpertTrajectory], form: PromptFormat, encoder: Encoder) -> None:
+    """Refuse format and template if they change past turns of the experts."""
+    turns = 0
+    for index, trajectory in enumerate(trajectories):
+        try:
+            row = episode_row(trajectory, form, f"trajectory {index}")
+            list(encode(filter(None, [row]), encoder))
+        except ExampleError as error:
+            raise ConfigError(f"{ROOT}.samples=episode: {error}") from None
+        turns += len(trajectory.steps)
+        if turns >= ROWS:
+            return
 
 
 def _rows(
@@ -81,14 +100,3 @@ def _rows(
             if objective == "world_model":
                 prompt = form.world_model_prompt(state, action), form.outcome(observation)
             yield Row(tuple(prompt[0]), prompt[1], objective, f"trajectory {index}, step {step}")
-
-
-def _model_type(config: DictConfig) -> str | None:
-    """Return the type of the model, by which verl chooses how it builds prompts; None if nobody knows it."""
-    model = config.actor_rollout_ref.model
-    path = model.get("hf_config_path") or model.path
-    try:
-        kind: str = AutoConfig.from_pretrained(path, trust_remote_code=model.get("trust_remote_code", False)).model_type
-    except (OSError, ValueError):
-        return None
-    return kind

@@ -36,7 +36,8 @@ from verl_ee.trainer.checks.agents import check_agents, dataset_files
 from verl_ee.trainer.checks.conversations import check_conversations
 from verl_ee.trainer.checks.experts import check_experts, check_own_data, check_stores
 from verl_ee.trainer.checks.first_state import check_first_state
-from verl_ee.trainer.checks.prompt import prompt_warning
+from verl_ee.trainer.checks.prompt import format_hint, prompt_warning
+from verl_ee.trainer.checks.samples import check_samples
 from verl_ee.trainer.checks.writing import check_context
 from verl_ee.trainer.cpu import active
 from verl_ee.trainer.protocols import Tokenizer
@@ -68,6 +69,7 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
     given = check_examples(early)
     check_demonstrations(early, given)
     check_agents(config, early)
+    check_samples(config, early, tokenizer)
     experts = None
     if needs_experts(early, given):
         experts = check_experts(early)
@@ -76,7 +78,7 @@ def check_job(config: DictConfig) -> EarlyExperienceConfig:
         check_stores(early, experts)
         if tokenizer is not None:
             check_conversations(config, early, tokenizer, experts.trajectories, built(early, given))
-        for warning in filter(None, (unsaid, prompt_warning(early, form, experts.trajectories[0]))):
+        for warning in filter(None, (unsaid, format_hint(early), prompt_warning(early, form, experts.trajectories[0]))):
             logger.warning(warning)
     check_objectives(early, given)
     check_context(config, map(early.writer, _writers(early, given)))

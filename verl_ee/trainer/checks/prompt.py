@@ -1,4 +1,4 @@
-"""A look at the prompt of a job: whether it tells the policy how to answer."""
+"""A look at the prompt of a job: whether it suits the environment, and tells the policy how to answer."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ from dataclasses import replace
 
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.config.base import ROOT
-from verl_ee.envs import ExpertTrajectory
+from verl_ee.envs import ExpertTrajectory, suggested_format
 from verl_ee.experience.expert_states import expert_states
 from verl_ee.prompts.format import PromptFormat
+
+
+def format_hint(config: EarlyExperienceConfig) -> str:
+    """Return a hint if the environment suggests another prompt format than the job has, else an empty text."""
+    suggested, used = suggested_format(config.environment.id), config.prompt.format
+    if suggested is None or suggested == used:
+        return ""
+    return (
+        f"{config.environment.id} suggests prompts of the format {suggested!r}, and this job has {used!r}: "
+        f"{ROOT}.prompt.format={suggested} takes the suggestion."
+    )
 
 
 def prompt_warning(config: EarlyExperienceConfig, form: PromptFormat, trajectory: ExpertTrajectory) -> str:

@@ -6,6 +6,8 @@ from omegaconf import DictConfig
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.rollout.utils import get_max_position_embeddings
 
+_POSITIONS: dict[str, int] = {}
+"""Positions by `actor_rollout_ref.model`, kept because verl makes an agent loop for each episode."""
 MAX_MODEL_LEN = "actor_rollout_ref.rollout.max_model_len"
 """Key of the context; verl's servers take all positions of the model where it is null."""
 
@@ -22,4 +24,8 @@ def context_length(config: DictConfig) -> int:
     limit = config.actor_rollout_ref.rollout.max_model_len
     if limit is not None:
         return int(limit)
-    return get_max_position_embeddings(omega_conf_to_dataclass(config.actor_rollout_ref.model).hf_config)
+    model = str(config.actor_rollout_ref.model)
+    if model not in _POSITIONS:
+        typed = omega_conf_to_dataclass(config.actor_rollout_ref.model)
+        _POSITIONS[model] = get_max_position_embeddings(typed.hf_config)
+    return _POSITIONS[model]

@@ -16,7 +16,7 @@ class EpisodeInfo(TypedDict):
         turns: number of responses.
         no_action: share of the responses that hold no action.
         refused: share of the responses whose action the environment refused.
-        over_length: 1 if the episode ended because its prompt grew too long, else 0.
+        over_length: 1 if the episode ended because there was no room for another turn, else 0.
         env_failed: 1 if the episode ended because the environment raised, hung or crashed, else 0.
         env_error: how the environment failed; empty if it did not.
     """
@@ -36,7 +36,9 @@ class EpisodeScore:
 
     Attributes:
         value: the score: the last reward or the sum of all; 0 if the environment failed.
-        over_length: whether the episode ended because its prompt grew too long.
+        turns: number of responses so far.
+        over_length: whether the episode ended because there was no room for another turn.
+        failed: whether the environment failed.
     """
 
     def __init__(self, task: str, reward: Literal["last", "sum"]) -> None:
@@ -47,13 +49,13 @@ class EpisodeScore:
             reward: which rewards make the score.
         """
         self._task, self._reward = task, reward
-        self._turns = self._no_action = self._refused = 0
+        self.turns = self._no_action = self._refused = 0
         self._success, self._error = False, ""
-        self.value, self.over_length = 0.0, False
+        self.value, self.over_length, self.failed = 0.0, False, False
 
     def act(self, has_action: bool) -> None:
         """Count a response, and whether it holds an action."""
-        self._turns += 1
+        self.turns += 1
         self._no_action += not has_action
 
     def add(self, result: StepResult) -> None:
@@ -69,18 +71,18 @@ class EpisodeScore:
         Args:
             error: how it failed.
         """
-        self.value, self._success, self._error = 0.0, False, error
+        self.value, self._success, self._error, self.failed = 0.0, False, error, True
 
     def info(self) -> EpisodeInfo:
         """Return what verl is told."""
-        turns = max(self._turns, 1)
+        turns = max(self.turns, 1)
         return {
             "task": self._task,
             "acc": float(self._success),
-            "turns": self._turns,
+            "turns": self.turns,
             "no_action": self._no_action / turns,
             "refused": self._refused / turns,
             "over_length": int(self.over_length),
-            "env_failed": int(bool(self._error)),
+            "env_failed": int(self.failed),
             "env_error": self._error,
         }

@@ -19,7 +19,7 @@ from verl_ee.experience.proposers import (
     UnusedResponse,
     visible_state,
 )
-from verl_ee.objectives.examples import Encoder
+from verl_ee.objectives.encoder import Encoder
 from verl_ee.prompts.format import PromptFormat
 from verl_ee.prompts.state import State
 from verl_ee.trainer.protocols import SamplingParams

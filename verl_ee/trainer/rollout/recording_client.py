@@ -54,6 +54,12 @@ class RecordingClient(LLMServerClient):
                 "expert writes then."
             )
         token_ids = self._encode(turn, {*self._ends, *(sampling_params.get("stop_token_ids") or [])})
+        most = sampling_params.get("max_tokens")
+        if most is not None and len(token_ids) > most:
+            raise self._failed(
+                f"{COLUMN}[{turn}] has {len(token_ids)} tokens, and the agent loop takes {most}. Shorten it, or raise "
+                "the loop's limit (early_experience.max_turn_tokens)."
+            )
         return TokenOutput(
             token_ids=token_ids,
             # Zeros stand for log-probabilities that do not exist; agent loops align those that they get.

@@ -11,6 +11,7 @@ from uuid import uuid4
 import aiohttp
 from omegaconf import DictConfig
 
+from verl_ee.config import early_experience_of
 from verl_ee.errors import StageError
 from verl_ee.trainer.actor.engines import has_adapter
 from verl_ee.trainer.protocols import SamplingParams, SamplingTrainer, ServerClient
@@ -46,7 +47,9 @@ class Sampler:
         # The servers of separate_async come and go; its client knows which are there.
         batches = trainer.verl_mode != "separate_async" and takes_batches(trainer.config)
         addresses = trainer.llm_server_manager.get_addresses() if batches else ()
-        return cls(trainer.get_llm_client(), addresses, int(trainer.config.actor_rollout_ref.rollout.response_length))
+        most = int(trainer.config.actor_rollout_ref.rollout.response_length)
+        turn = early_experience_of(trainer.config).max_turn_tokens
+        return cls(trainer.get_llm_client(), addresses, min(most, turn or most))
 
     async def sample(self, prompts: Sequence[list[int]], n: int, params: SamplingParams) -> list[Responses]:
         """Return n responses per prompt.

@@ -6,11 +6,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 
+from omegaconf import DictConfig
+from transformers import AutoConfig
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
 from verl_ee.config import PromptConfig
 from verl_ee.errors import ExampleError
-from verl_ee.objectives.examples import Encoder
+from verl_ee.objectives.encoder import Encoder
 from verl_ee.prompts import ControlTokens, Message, NeutralFormat, prompt_format
 from verl_ee.trainer.protocols import Tokenizer
 from verl_ee.trainer.rollout.chat_template import ChatTemplate
@@ -93,4 +95,15 @@ def encoder_for(
         # Whoever wrote it: an answer never ends its own turn.
         return template.conversation(messages, control.own(answer))
 
-    return Encoder(template.prompt, conversation, control.in_messages, template.text)
+    return Encoder(template.prompt, conversation, control.in_messages, template.text, template.ends)
+
+
+def model_type(config: DictConfig) -> str | None:
+    """Return the type of the model, by which verl chooses how it builds prompts; None if nobody knows it."""
+    model = config.actor_rollout_ref.model
+    path = model.get("hf_config_path") or model.path
+    try:
+        kind: str = AutoConfig.from_pretrained(path, trust_remote_code=model.get("trust_remote_code", False)).model_type
+    except (OSError, ValueError):
+        return None
+    return kind

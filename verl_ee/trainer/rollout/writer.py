@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from verl_ee.config import WriterConfig
 from verl_ee.errors import ExampleError
-from verl_ee.objectives.examples import Encoder
+from verl_ee.objectives.encoder import Encoder
 from verl_ee.objectives.writing.sliding_window import as_they_come
 from verl_ee.objectives.writing.text_writing import NoText, RequestT, TextRequest, cut_off
 from verl_ee.trainer.protocols import SamplingParams, ServerClient, Tokenizer

@@ -54,6 +54,7 @@ NAMES: tuple[UpstreamName, ...] = (
         ("self", "request_id", "prompt_ids", "sampling_params"),
     ),
     UpstreamName("verl.workers.rollout.llm_server", "LLMServerManager.get_addresses", ("self",)),
+    UpstreamName("verl.experimental.agent_loop.tool_agent_loop", "SPEC_DECODE_EXTRA_KEYS"),
     UpstreamName("verl.trainer.ppo.utils", "Role.Actor"),
     UpstreamName("verl.trainer.ppo.utils", "Role.RefPolicy"),
     UpstreamName("verl.trainer.ppo.utils", "Role.ActorRollout"),
