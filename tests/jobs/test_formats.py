@@ -31,9 +31,9 @@ def test_whole_episodes_go_through_all_stages(tmp_path: Path) -> None:
         f"{EARLY}max_turns=8",
         f"{EARLY}max_turn_tokens=24",
         # The world model is shown whole episodes too.
-        "data.max_prompt_length=512",
-        "data.max_response_length=500",
-        "actor_rollout_ref.rollout.max_model_len=1012",
+        "data.max_prompt_length=300",
+        "data.max_response_length=700",
+        "actor_rollout_ref.rollout.max_model_len=1000",
         f"trainer.validation_data_dir={tmp_path / 'validation'}",
         f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
     )
@@ -42,10 +42,11 @@ def test_whole_episodes_go_through_all_stages(tmp_path: Path) -> None:
     stages = [stage["name"] for stage in Job(tmp_path, output).json("summary.json")["stages"]]
     assert stages == ["base", "world_model", "imitation", "grpo"]
     validations, rollouts = (dumped(tmp_path / name) for name in ("validation", "rollouts"))
-    turns = [_check_episode(episode) for episode in (*validations, *rollouts)]
-    assert len(validations) == len(stages) * 32
-    assert max(turns) == 8
-    assert rollouts
+    assert len(validations) >= 32
+    assert max(_check_episode(episode) for episode in validations) == 8
+    # GRPO's are of the same loop; verl's dump does not say their tasks.
+    assert len(rollouts) == 2 * 8
+    assert all(ASSISTANT in episode["output"] for episode in rollouts)
 
 
 def dumped(folder: Path) -> list[dict[str, Any]]:
