@@ -241,21 +241,6 @@ def test_a_choice_by_class_that_has_nothing_to_choose_is_refused(key: str, limit
 
 
 @pytest.mark.parametrize(
-    ("given", "missing"),
-    [
-        ({"max_turn_tokens": 64}, "early_experience.history_length=null"),
-        ({"history_length": None}, "early_experience.max_turn_tokens=N"),
-    ],
-)
-def test_whole_episodes_need_all_past_turns_and_a_bound_per_turn(given: dict[str, Any], missing: str) -> None:
-    keys = {**keys_of("iwm"), "samples": "episode", **given}
-    message = refusal(keys)
-    assert "early_experience.samples=episode needs" in message
-    assert missing in message
-    assert parse({**keys, "history_length": None, "max_turn_tokens": 64}).samples == "episode"
-
-
-@pytest.mark.parametrize(
     ("settings", "share"),
     [
         ({}, 0.1),

@@ -8,7 +8,7 @@ The info dict of `reset`, `step` and `restore` may hold:
 - `valid`: whether the last action was understood and possible, bool; missing, that is not known;
 - `outcome_class`: the class of the last action's outcome, text, for instance the kind of a violated constraint.
 
-What the class of an environment may declare besides: `verl_ee.envs.declarations`.
+The class of an environment may declare more (`verl_ee.envs.declarations`).
 
 A capability is a protocol that the unwrapped environment fulfils; nothing is looked up by an environment's name.
 """

@@ -1,4 +1,4 @@
-"""What the class of an environment declares: its version, which two actions are the same, the prompts that suit it."""
+"""Declarations of an environment's class: its version, which two actions are the same, the prompts that suit it."""
 
 from __future__ import annotations
 

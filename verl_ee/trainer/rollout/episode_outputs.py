@@ -1,4 +1,4 @@
-"""What an episode gives verl to learn from: an output per turn, or one sequence that grows."""
+"""An episode as verl learns from it: an output per turn, or one sequence that grows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Lengths:
 
 
 class Generated(Protocol):
-    """What a rollout server returns."""
+    """The answer of a rollout server."""
 
     token_ids: Sequence[int]
     log_probs: Sequence[float] | None
