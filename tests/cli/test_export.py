@@ -34,6 +34,7 @@ from support.export_cases import (
     store,  # noqa: F401
     tokenizer,  # noqa: F401
 )
+from support.stage_worlds import files_in
 
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
 from verl_ee.cli.main import main
@@ -45,7 +46,7 @@ from verl_ee.experience.files.atomic import write_json
 from verl_ee.experience.files.parquet import write_table
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.encoder import Encoder
-from verl_ee.objectives.examples import Example, LengthLimits, encode
+from verl_ee.objectives.examples import Example, encode
 from verl_ee.objectives.reflection.rationales import RATIONALE_SCHEMA, RATIONALES_FILE, Rationale
 from verl_ee.objectives.row_files import export_messages, read_rows, write_rows
 from verl_ee.objectives.rows import Row
@@ -55,7 +56,6 @@ from verl_ee.prompts import prompt_format
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.identity import identity_of
 
-LIMITS = LengthLimits(100_000, 100_000, 100_000)
 FILTERS: tuple[ExpertsFilter, ...] = ("all", "successful")
 Begin = Callable[..., tuple[RunFolder, EarlyExperienceConfig]]
 
@@ -211,14 +211,15 @@ def test_an_export_of_a_run_is_what_its_stages_learn(
 ) -> None:
     folder, config = begun(**settings)
     stores = {"world_model": folder.store("world_model")}
-    job = StageData(config, experts.trajectories, prompt_format(config.prompt), encoder, stores, folder.files, LIMITS)
+    files = files_in(folder.files, encoder)
+    job = StageData(config, experts.trajectories, prompt_format(config.prompt), files, stores, folder.files)
     if settings.get("target") == "summary":
         write_summaries(folder.files, job.summary_requests(), Echo(), config.writer("policy"), 0.0)
     run("export", "--run", folder.root, "--format", "messages", "--out", tmp_path / "out")
     run("import", "--format", "messages", tmp_path / "out", "--out", tmp_path / "rows.jsonl")
     found = read_rows(tmp_path / "rows.jsonl")
     assert found == {objective: list(job.rows(objective)) for objective in ("imitation", "world_model", "reflection")}
-    learned = [example for stage in config.stages for example in job.examples(stage).examples]
+    learned = [example for stage in config.stages for example in job.examples(stage)]
     by_objective = {objective: [item for item in learned if item.objective == objective] for objective in found}
     assert {objective: list(encode(rows, encoder)) for objective, rows in found.items()} == by_objective
     # Every one of these settings shows.

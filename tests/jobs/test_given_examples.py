@@ -27,12 +27,13 @@ from support.export_cases import (
 from support.job_checks import CPU, check
 from support.prompts import TOLD_FORM
 from support.recording_stages import recorded_stages
+from support.stage_worlds import files_in
 
 from verl_ee.config import Objective, StageConfig, built, check_sets, parse, sets_of
 from verl_ee.errors import ConfigError, ExampleFileError
 from verl_ee.experience.expert_files import ExpertFile
 from verl_ee.objectives.encoder import Encoder
-from verl_ee.objectives.examples import Example, LengthLimits, encode
+from verl_ee.objectives.examples import Example, encode
 from verl_ee.objectives.row_files import write_rows
 from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageData
@@ -54,8 +55,7 @@ def test_what_a_file_gives_is_not_collected() -> None:
 def stage_data(experts: ExpertFile, encoder: Encoder, method: str, given: Any, store: Path, **values: Any) -> StageData:
     config = parse(keys_of(method, **values))
     stores, folder = {"world_model": store, "reflection": store}, store.parent / "run"
-    limits = LengthLimits(100_000, 100_000, 100_000)
-    return StageData(config, experts.trajectories, TOLD_FORM, encoder, stores, folder, limits, given)
+    return StageData(config, experts.trajectories, TOLD_FORM, files_in(folder, encoder), stores, folder, given)
 
 
 def test_a_stage_learns_the_rows_of_the_file_and_builds_the_rest(
@@ -66,9 +66,9 @@ def test_a_stage_learns_the_rows_of_the_file_and_builds_the_rest(
 ) -> None:
     talk = Row(({"role": "user", "content": "Anything?"},), "Anything.", "reflection", "mine")
     data = stage_data(experts, encoder, "iwm_sr", {"reflection": [talk]}, store)
-    assert data.examples("world_model").examples == examples["world_model"]
+    assert list(data.examples("world_model")) == examples["world_model"]
     (own,) = encode([talk], encoder)
-    assert data.examples("reflection").examples == [own, *examples["imitation"]]
+    assert list(data.examples("reflection")) == [own, *examples["imitation"]]
     assert (own.objective, own.provenance) == ("reflection", "mine")
     assert own.prompt == tuple(encoder.prompt(list(talk.prompt)))
 
@@ -81,7 +81,7 @@ def test_the_budget_counts_what_the_file_gives(
     rows = [Row(prompt, str(index), "world_model", str(index)) for index in range(40)]
     given = {"world_model": rows, "imitation": [replace(rows[0], objective="imitation")] * 10}
     data = stage_data(experts, encoder, "iwm", given, store, world_model={"budget": budget})
-    chosen = [int(example.provenance) for example in data.examples("world_model").examples]
+    chosen = [int(example.provenance) for example in data.examples("world_model")]
     assert len(chosen) == expected
     assert chosen == sorted(set(chosen))
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from support.job_checks import CPU
 from support.jobs import ROOT
 from support.prompts import BARE_FORM
-from support.stage_worlds import ENCODER, World
+from support.stage_worlds import World, files_in
 
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
 from verl_ee.config import EarlyExperienceConfig, parse
@@ -20,7 +20,6 @@ from verl_ee.config.group import flag
 from verl_ee.envs import make
 from verl_ee.errors import ConfigError
 from verl_ee.experience.expert_files import write_experts
-from verl_ee.objectives.examples import LengthLimits
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.trainer.checks.job import check_job
 
@@ -86,9 +85,9 @@ def test_its_one_stage_learns_both_objectives_in_every_part_of_the_pass(given: l
 
     world = World(tmp_path, 8, 3)
     early = typed(composed(*given))
-    limits = LengthLimits(100_000, 100_000, 100_000)
-    data = StageData(early, world.trajectories, BARE_FORM, ENCODER, {"world_model": world.store}, tmp_path, limits)
-    examples = data.examples("joint").examples
+    stores = {"world_model": world.store}
+    data = StageData(early, world.trajectories, BARE_FORM, files_in(tmp_path), stores, tmp_path)
+    examples = data.examples("joint")
     assert Counter(example.objective for example in examples) == {
         "world_model": world.states,
         "imitation": world.states,

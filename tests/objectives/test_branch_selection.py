@@ -119,7 +119,7 @@ def test_the_world_model_learns_so_many_alternatives_of_a_state_besides_the_expe
     settings: dict[str, object], others: list[str], tmp_path: Path
 ) -> None:
     world = World(tmp_path, 2, 3, 2)
-    examples = world.stage_data(config({"world_model": {}}, **settings)).examples("world_model").examples
+    examples = world.stage_data(config({"world_model": {}}, **settings)).examples("world_model")
     expected = [
         branch.transition[:12] for branch in world.branches if branch.proposer == "expert" or action(branch) in others
     ]

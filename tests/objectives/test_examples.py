@@ -6,7 +6,7 @@ import pytest
 from support.stage_worlds import ENCODER, text_of
 
 from verl_ee.errors import ExampleError
-from verl_ee.objectives.examples import Example, LengthLimits, encode, within_length
+from verl_ee.objectives.examples import Example, LengthLimits, check_length, encode
 from verl_ee.objectives.rows import Row
 
 
@@ -34,19 +34,15 @@ def limits(example: int) -> LengthLimits:
     return LengthLimits(example, example, example)
 
 
-def test_what_fits_is_kept_whole_and_what_does_not_is_counted() -> None:
-    examples = sized(10, 11, 3, 30, 2)
-    kept = within_length(examples, limits(10), 0.4, "imitation")
-    assert [id(example) for example in kept.examples] == [id(examples[0]), id(examples[2]), id(examples[4])]
-    assert kept.dropped == ["example 1: 11 of 10 tokens", "example 3: 30 of 10 tokens"]
-    assert within_length(iter(examples), limits(30), 0.0, "imitation").examples == examples
+def test_what_is_over_the_limits_is_said() -> None:
+    assert [limits(10).excess(example) for example in sized(10, 11, 3)] == ["", "11 of 10 tokens", ""]
 
 
 def test_more_dropped_than_allowed_stops_the_stage() -> None:
-    examples = sized(*[5] * 95, *range(20, 25))
-    assert len(within_length(examples, limits(10), 0.05, "first").dropped) == 5
+    shown = [f"example {index}: 20 of 10 tokens" for index in (95, 96, 97)]
+    check_length(95, 5, shown, 0.05, "first")
     with pytest.raises(ExampleError) as raised:
-        within_length(examples, limits(10), 0.049, "first")
+        check_length(95, 5, shown, 0.049, "first")
     message = str(raised.value)
     for word in (
         "'first'",
@@ -54,21 +50,20 @@ def test_more_dropped_than_allowed_stops_the_stage() -> None:
         "of 10 tokens",
         "early_experience.max_dropped=0.049",
         "example 95: 20 of 10 tokens",
-        "example 97: 22 of 10 tokens",
+        "example 97: 20 of 10 tokens",
         "data.max_prompt_length",
         "early_experience.history_length",
     ):
         assert word in message
-    assert "example 98" not in message
     with pytest.raises(ExampleError):
-        within_length(sized(5, 11), limits(10), 0.0, "first")
+        check_length(1, 1, shown, 0.0, "first")
 
 
 def test_a_stage_with_nothing_to_learn_from_is_refused() -> None:
     with pytest.raises(ExampleError, match="'second' has no examples"):
-        within_length([], limits(10), 1.0, "second")
+        check_length(0, 0, [], 1.0, "second")
     with pytest.raises(ExampleError, match="second"):
-        within_length(sized(11, 12), limits(10), 1.0, "second")
+        check_length(0, 2, ["one", "two"], 1.0, "second")
 
 
 def test_what_the_policy_says_has_limits_of_its_own() -> None:

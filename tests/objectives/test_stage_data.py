@@ -197,7 +197,7 @@ def test_the_matched_budget_is_shared_by_two_stages_of_the_world_model(tmp_path:
 def test_the_expert_s_own_outcomes_are_learned_or_not(included: bool, tmp_path: Path) -> None:
     world = World(tmp_path, 3, 2, 1)
     given = config({"world_model": {}}, include_expert_transition=included)
-    examples = world.stage_data(given).examples("world_model").examples
+    examples = world.stage_data(given).examples("world_model")
     expected = [item for item in world.branches if included or item.proposer != "expert"]
     assert len(expected) == world.states * (4 if included else 3)
     assert [example.provenance.split(", ")[2] for example in examples] == [item.transition[:12] for item in expected]
@@ -213,14 +213,14 @@ def test_what_a_budget_leaves_out_is_drawn_from_all_branches(budget: str, tmp_pa
     world = World(tmp_path, 4, 7, 2)
     stages = {"world_model": {"batch_size": 2}, "imitation": {"batch_size": 1, "epochs": 2}}
     given = config(stages, budget=budget)
-    examples = world.stage_data(given).examples("world_model").examples
+    examples = world.stage_data(given).examples("world_model")
     origins = [example.provenance for example in examples]
     assert len(origins) == len(set(origins))
     # They come from every trajectory and stay in the order of the file.
     assert {origin.split(",")[0] for origin in origins} == {f"trajectory {number}" for number in range(4)}
-    everything = [example.provenance for example in world.stage_data(config(stages)).examples("world_model").examples]
+    everything = [example.provenance for example in world.stage_data(config(stages)).examples("world_model")]
     assert origins == [origin for origin in everything if origin in set(origins)]
-    other = world.stage_data(config(stages, budget=budget, seed=1)).examples("world_model").examples
+    other = world.stage_data(config(stages, budget=budget, seed=1)).examples("world_model")
     assert [example.provenance for example in other] != origins
 
 
@@ -236,7 +236,7 @@ def test_reflection_and_imitation_are_learned_in_one_pass(tmp_path: Path) -> Non
     world.write_rationales()
     given = config({"reflection": {"objectives": ["imitation", "reflection"], "epochs": 3, "batch_size": 8}})
     data = world.stage_data(given)
-    examples = data.examples("reflection").examples
+    examples = data.examples("reflection")
     states = world.states
     assert by_objective(examples) == {"imitation": states, "reflection": states}
     steps = data.steps("reflection", len(examples))
@@ -267,7 +267,7 @@ def test_a_rejected_rationale_is_no_example_of_the_stage_and_its_state_is_still_
     to_explain = situations(world.trajectories, world.branches, 8)
     write_rationales(world.folder, to_explain, Mixed(), ("length",))
     given = config({"reflection": {"objectives": ["reflection", "imitation"]}})
-    examples = world.stage_data(given).examples("reflection").examples
+    examples = world.stage_data(given).examples("reflection")
     assert by_objective(examples) == {"imitation": 10, "reflection": 8}
     reflected = [example.provenance for example in examples if example.objective == "reflection"]
     assert not any("step 2" in origin for origin in reflected)
@@ -282,7 +282,7 @@ def test_everything_follows_from_the_seeds(tmp_path: Path) -> None:
     }
     settings: dict[str, Any] = {"budget": "one_to_one", "max_refused": 0.2}
     runs = [
-        {name: world.stage_data(config(stages, **settings, seed=seed)).examples(name).examples for name in stages}
+        {name: list(world.stage_data(config(stages, **settings, seed=seed)).examples(name)) for name in stages}
         for seed in (3, 3, 4)
     ]
     assert runs[0] == runs[1]
@@ -294,7 +294,7 @@ def test_everything_follows_from_the_seeds(tmp_path: Path) -> None:
 def test_an_example_that_is_too_long_is_left_out_and_too_many_stop_the_stage(tmp_path: Path) -> None:
     world = World(tmp_path, 2, 0)
     given = config({"imitation": {}})
-    lengths = sorted(map(len, world.stage_data(given).examples("imitation").examples))
+    lengths = sorted(map(len, world.stage_data(given).examples("imitation")))
     with pytest.raises(ExampleError, match="imitation"):
         world.stage_data(given, lengths[-1] - 1).examples("imitation")
     assert not world.stage_data(given, lengths[-1]).examples("imitation").dropped
@@ -317,7 +317,7 @@ def test_a_thought_of_the_expert_is_learned_by_imitation_and_read_by_nobody(tmp_
     world.write_rationales()
     given = config({"world_model": {}, "imitation": {}, "reflection": {}})
     data = world.stage_data(given)
-    by_stage = {name: data.examples(name).examples for name in given.stages}
+    by_stage = {name: data.examples(name) for name in given.stages}
     for example, ((index, step), thought) in zip(by_stage["imitation"], sorted(thoughts.items()), strict=True):
         action = world.trajectories[index].steps[step].action
         assert text_of(example.target) == (f"{thought}\n" if thought else "") + f"Action: {action}"
@@ -340,11 +340,11 @@ def test_what_an_expert_did_after_the_task_was_solved_is_known_to_the_world_mode
     ]
     stages = {"world_model": {}, "imitation": {"epochs": 2}}
     data = world.stage_data(config(stages))
-    origins = [example.provenance for example in data.examples("imitation").examples]
+    origins = [example.provenance for example in data.examples("imitation")]
     assert origins == [
         f"trajectory {index}, step {step}" for index in range(4) for step in range(5) if index > 1 or step < 3
     ]
-    assert len(data.examples("world_model").examples) == len(world.branches) == 40
+    assert len(data.examples("world_model")) == len(world.branches) == 40
     # A budget counts the states that are imitated: 16, and 2 * 4 steps alone.
     one_to_one = config(stages, budget="one_to_one")
     assert steps_taken(world.stage_data(one_to_one), one_to_one, "world_model")[0] == 16

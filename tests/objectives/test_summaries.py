@@ -135,12 +135,12 @@ def test_a_branch_without_a_summary_is_left_out_and_counted(world: World, left_o
     assert len(summaries) == len(requests)
     assert [item.transition for item in summaries if item.is_empty] == empty
     learned = [item for item in world.branches if item.transition not in empty]
-    examples = data.examples("world_model").examples
+    examples = data.examples("world_model")
     assert [text_of(example.target) for example in examples] == [
         f"<observation> Of {item.transition}. </observation>" for item in learned
     ]
     # The input is that of every other target.
-    raw = world.stage_data(config(STAGES)).examples("world_model").examples
+    raw = world.stage_data(config(STAGES)).examples("world_model")
     prompts = {example.provenance: example.prompt for example in raw}
     assert all(example.prompt == prompts[example.provenance] for example in examples)
     assert steps_taken(data, early, "world_model")[0] == len(learned)
@@ -173,7 +173,7 @@ def test_too_many_empty_summaries_stop_the_run(world: World, left_out: int, allo
 @pytest.mark.parametrize("budget", ["full", "one_to_one", "matched"])
 def test_only_what_is_learned_is_summarised(world: World, budget: str, settings: dict[str, Any]) -> None:
     stages: dict[str, dict[str, Any]] = {"world_model": {"batch_size": 2}, "imitation": {"batch_size": 1}}
-    raw = world.stage_data(config(stages, budget=budget, **settings)).examples("world_model").examples
+    raw = world.stage_data(config(stages, budget=budget, **settings)).examples("world_model")
     early = given(stages, budget=budget, **settings)
     data = world.stage_data(early)
     requests = data.summary_requests()

@@ -164,7 +164,7 @@ def test_the_stage_of_the_world_model_has_the_target_that_was_asked_for(
     settings: dict[str, Any], expected: str, tmp_path: Path
 ) -> None:
     world = World(tmp_path, 2, 2)
-    examples = world.stage_data(config({"world_model": {}}, **settings)).examples("world_model").examples
+    examples = world.stage_data(config({"world_model": {}}, **settings)).examples("world_model")
     assert len(examples) == len(world.branches)
     for example, branch in zip(examples, world.branches, strict=True):
         before = world.trajectories[branch.ref.trajectory].steps[branch.ref.step].observation

@@ -51,10 +51,13 @@ class Silent:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _examples(rows: Rows, objective: str) -> list[Any]:
+def _examples(rows: Rows, objective: str) -> Any:
+    from verl_ee.objectives.example_files import ExampleSet
     from verl_ee.objectives.examples import Example
 
-    return [Example(tuple(prompt), tuple(target), name) for prompt, target, name in rows if name == objective]
+    return ExampleSet.of(
+        [Example(tuple(prompt), tuple(target), name) for prompt, target, name in rows if name == objective]
+    )
 
 
 def mid_train(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import Branch, ExecutedBranch, Transition, read_branches, write_store
 from verl_ee.objectives.encoder import Encoder
+from verl_ee.objectives.example_files import ExampleFiles
+from verl_ee.objectives.example_tables import PartEncoder
 from verl_ee.objectives.examples import LengthLimits
 from verl_ee.objectives.reflection.rationales import write_rationales
 from verl_ee.objectives.reflection.situations import situations
@@ -43,11 +45,17 @@ ENCODER = Encoder(letters, lambda messages, text: (letters(messages), list(map(o
 
 GROWING = replace(ENCODER, conversation=lambda messages, text: (letters(messages), letters([answer(text)])))
 """Another, whose conversations go on."""
+NO_LIMITS = LengthLimits(100_000, 100_000, 100_000)
 REACT_FORM = prompt_format(PromptConfig(format="react"))
 
 
 def answer(text: str) -> Message:
     return {"role": "assistant", "content": text}
+
+
+def files_in(folder: Path, encoder: Encoder = ENCODER, limits: LengthLimits = NO_LIMITS) -> ExampleFiles:
+    """Examples that are made in a folder."""
+    return ExampleFiles(folder / "encoded", PartEncoder(encoder, limits), asdict(limits))
 
 
 def write_branches(
@@ -97,7 +105,8 @@ class World:
         stores = {"world_model": self.store, "reflection": self.store}
         limits = LengthLimits(max_length, max_length, max_length)
         form, encoder = (REACT_FORM, GROWING) if config.samples == "episode" else (BARE_FORM, ENCODER)
-        return StageData(config, self.trajectories, form, encoder, stores, self.folder, limits)
+        files = files_in(self.folder, encoder, limits)
+        return StageData(config, self.trajectories, form, files, stores, self.folder)
 
 
 def config(
@@ -122,7 +131,7 @@ def config(
 
 def steps_taken(data: StageData, config: EarlyExperienceConfig, name: str) -> tuple[int, int]:
     """Examples of a stage, and the batches that a run of it takes."""
-    examples = data.examples(name).examples
+    examples = data.examples(name)
     steps = data.steps(name, len(examples))
     assert len(list(batches(config.stages[name], examples, steps))) == steps
     return len(examples), steps

@@ -41,14 +41,14 @@ def test_imitation_learns_what_the_environment_completes_and_a_resume_reads_it(
     data = stages.preparation.stage_data()
     assert stages.evaluation.stage == "complete"
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "examples/tiny_base/model")
-    texts = [tokenizer.decode(example.prompt) for example in data.examples("imitation").examples]
+    texts = [tokenizer.decode(example.prompt) for example in data.examples("imitation")]
     assert len(texts) == 5
     assert all(text.count("You can:") == 1 for text in texts)
 
     again = recorded_stages(early, tmp_path / "run", [])
     resumed = again.preparation.stage_data()
     assert again.evaluation.stage == "base"
-    assert resumed.examples("imitation").examples == data.examples("imitation").examples
+    assert list(resumed.examples("imitation")) == list(data.examples("imitation"))
     kept = load_experts(RunFolder(tmp_path / "run").completed_experts, rooms.ID).trajectories
     assert [item.task for item in kept] == ["1", "2"]
 

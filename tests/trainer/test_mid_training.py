@@ -13,9 +13,10 @@ from support import actors, mid_training_runs
 from support.actors import PAIRS
 
 from verl_ee.errors import StageError
+from verl_ee.objectives.example_files import ExampleSet
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import StageProgress
-from verl_ee.trainer.mid_training import MidTraining, digest_of
+from verl_ee.trainer.mid_training import MidTraining
 
 KILLS: tuple[dict[str, Any], ...] = (
     {"die_at": ("world_model", 3)},
@@ -106,8 +107,8 @@ def test_other_examples_are_refused_and_trained_again_by_force(tmp_path: Path) -
     log = SimpleNamespace(take_back=taken_back.append)
     training = MidTraining(None, folder, log, 0, PAIRS, 0)  # type: ignore[arg-type]
     with pytest.raises(StageError, match=r"'imitation' was trained for 2 of 6 steps on other examples.*resume=force"):
-        training.run("imitation", None, [], 6, None, False)  # type: ignore[arg-type]
+        training.run("imitation", None, ExampleSet.of([]), 6, None, False)  # type: ignore[arg-type]
     assert folder.trained()["imitation"].step == 2
-    assert training._progress("imitation", StageProgress(0, 6, digest_of([])), True).step == 0
+    assert training._progress("imitation", StageProgress(0, 6, ExampleSet.of([]).digest), True).step == 0
     assert taken_back == [2]
     assert folder.trained() == {}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from verl_ee.config.models import Objective
@@ -42,19 +42,6 @@ class Example:
         if self.learned is None:
             return len(self.target)
         return max((len(list(run)) for learned, run in groupby(self.learned) if learned), default=0)
-
-
-@dataclass
-class ExampleSet:
-    """Examples of one stage.
-
-    Attributes:
-        examples: those within the length limit.
-        dropped: provenance and length of the others.
-    """
-
-    examples: list[Example] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
 
 
 def encode(rows: Iterable[Row], encoder: Encoder) -> Iterator[Example]:
@@ -111,34 +98,26 @@ class LengthLimits:
         return f"an answer of {longest} tokens, of {self.answer}" if longest > self.answer else ""
 
 
-def within_length(examples: Iterable[Example], limits: LengthLimits, max_dropped: float, stage: str) -> ExampleSet:
-    """Return the examples within the length limits; a target is never cut.
+def check_length(count: int, dropped: int, shown: Sequence[str], max_dropped: float, stage: str) -> None:
+    """Refuse a stage of which too much is over the length limits.
 
     Args:
-        examples: all of the stage.
-        limits: the limits.
+        count: number of examples within the limits.
+        dropped: number of the others.
+        shown: provenance and length of the first of these.
         max_dropped: share of examples that may be over a limit.
         stage: named in messages.
 
     Raises:
         ExampleError: if more is dropped than allowed, or nothing is left.
     """
-    result = ExampleSet()
-    for example in examples:
-        excess = limits.excess(example)
-        if excess:
-            result.dropped.append(f"{example.provenance}: {excess}")
-        else:
-            result.examples.append(example)
-    total = len(result.examples) + len(result.dropped)
+    total = count + dropped
     if not total:
         raise ExampleError(f"Stage {stage!r} has no examples. Give expert trajectories, or collect branches first.")
-    if not result.examples or len(result.dropped) > max_dropped * total:
-        first = "; ".join(result.dropped[:3])
+    if not count or dropped > max_dropped * total:
         raise ExampleError(
-            f"Stage {stage!r}: {len(result.dropped)} of {total} examples are too long, more than "
-            f"early_experience.max_dropped={max_dropped:g} allows ({first}). Raise data.max_prompt_length, "
+            f"Stage {stage!r}: {dropped} of {total} examples are too long, more than "
+            f"early_experience.max_dropped={max_dropped:g} allows ({'; '.join(shown)}). Raise data.max_prompt_length, "
             "data.max_response_length or early_experience.max_turn_tokens, or lower "
             "early_experience.history_length (with samples=turn)."
         )
-    return result

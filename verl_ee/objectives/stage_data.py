@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from verl_ee.config import EarlyExperienceConfig, Objective, StageConfig, built
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import StoreError
-from verl_ee.experience.store import ExecutedBranch, read_branches
-from verl_ee.objectives.branch_selection import allowed_branches, within_budget, within_states
-from verl_ee.objectives.encoder import Encoder
+from verl_ee.experience.store import BRANCHES, TRANSITIONS, ExecutedBranch, read_branches
+from verl_ee.objectives.branch_selection import Item, allowed_branches, within_budget, within_states
 from verl_ee.objectives.episode_rows import episode_rows
-from verl_ee.objectives.examples import Example, ExampleSet, LengthLimits, encode, neutral_row, within_length
-from verl_ee.objectives.reflection.rationales import read_rationales
+from verl_ee.objectives.example_files import PART_ROWS, ExampleFiles, ExampleSet
+from verl_ee.objectives.example_tables import Part
+from verl_ee.objectives.examples import Example, check_length
+from verl_ee.objectives.reflection.rationales import RATIONALES_FILE, read_rationales
 from verl_ee.objectives.rows import Row, imitation_rows, reflection_rows, world_model_rows
 from verl_ee.objectives.schedule import most_examples, optimizer_steps_of, remaining_steps
 from verl_ee.objectives.summaries import SUMMARIES_FILE, SummaryRequest, read_summaries, summary_requests
@@ -78,24 +80,41 @@ class StageRows:
             return []
         return summary_requests(self._trajectories, self._branches())
 
-    def _world_model_rows(self) -> Sequence[Row]:
-        config = self._config.world_model
+    def row_count(self, objective: Objective) -> int:
+        """Return how many rows a stage with this objective learns.
+
+        Raises:
+            StoreError: if branches or rationales cannot be read.
+        """
+        if objective != "world_model":
+            return self._example_count(objective)
+        given_rows = self._given_rows.get("world_model")
+        return len(self._learned_branches()[0] if given_rows is None else self._within_budget(given_rows))
+
+    def _world_model_rows(self) -> Iterable[Row]:
         given_rows = self._given_rows.get("world_model")
         if given_rows is not None:
-            return within_budget(given_rows, self._budget(), config.seed)
-        branches, summaries = self._branches(), dict[str, str]()
-        if config.target == "summary":
-            summaries = read_summaries(self._texts)
-            branches = [branch for branch in branches if self._summary_of(branch, summaries)]
-        builder = target_builder(config, summaries)
-        return list(world_model_rows(self._trajectories, branches, self._config.history_length, self._form, builder))
+            return self._within_budget(given_rows)
+        branches, summaries = self._learned_branches()
+        builder = target_builder(self._config.world_model, summaries)
+        return world_model_rows(self._trajectories, branches, self._config.history_length, self._form, builder)
+
+    def _learned_branches(self) -> tuple[Sequence[ExecutedBranch], Mapping[str, str]]:
+        """Return the branches that the world model learns, and the summaries that it predicts, if it does."""
+        branches = self._branches()
+        if self._config.world_model.target != "summary":
+            return branches, {}
+        summaries = read_summaries(self._texts)
+        return [branch for branch in branches if self._summary_of(branch, summaries)], summaries
 
     def _branches(self) -> Sequence[ExecutedBranch]:
         """Return the branches that the settings and the budget of the world model let through."""
         config = self._config.world_model
         branches = within_states(read_branches(self._stores[config.collect]), self._trajectories, config)
-        branches = allowed_branches(branches, config)
-        return within_budget(branches, self._budget(), config.seed)
+        return self._within_budget(allowed_branches(branches, config))
+
+    def _within_budget(self, items: Sequence[Item]) -> Sequence[Item]:
+        return within_budget(items, self._budget(), self._config.world_model.seed)
 
     def _summary_of(self, branch: ExecutedBranch, summaries: Mapping[str, str]) -> str:
         if branch.transition not in summaries:
@@ -149,10 +168,9 @@ class StageData(StageRows):
         config: EarlyExperienceConfig,
         trajectories: Sequence[ExpertTrajectory],
         form: PromptFormat,
-        encoder: Encoder,
+        files: ExampleFiles,
         stores: Mapping[str, Path],
         texts: Path,
-        limits: LengthLimits,
         given_rows: Mapping[Objective, Sequence[Row]] | None = None,
         recorded: Sequence[Example] | None = None,
     ) -> None:
@@ -162,15 +180,14 @@ class StageData(StageRows):
             config: config of the job.
             trajectories: trajectories of the expert file.
             form: form of prompts and responses, in which texts of an environment hold no control tokens.
-            encoder: encoder of prompts and targets.
+            files: makes and keeps the examples.
             stores: folder of each set of branches.
             texts: folder of the rationales and the summaries.
-            limits: limits on the length of an example.
             given_rows: rows of `early_experience.examples`; an objective that has some is not built.
             recorded: examples of imitation, in place of the expert file's.
         """
         super().__init__(config, trajectories, form, stores, texts, given_rows)
-        self._encoder, self._limits, self._recorded = encoder, limits, recorded
+        self._files, self._recorded = files, recorded
 
     def examples(self, name: str) -> ExampleSet:
         """Return the examples of a stage; a stage with several objectives has those of all.
@@ -180,8 +197,10 @@ class StageData(StageRows):
             StoreError: if branches, rationales or summaries cannot be read.
         """
         objectives = self._config.stages[name].objectives
-        examples = (example for objective in objectives for example in self._encoded(objective))
-        return within_length(examples, self._limits, self._config.max_dropped, name)
+        total = sum(map(self.row_count, objectives))
+        examples = self._files.examples(name, self._sources(objectives), self._parts(objectives), total)
+        check_length(len(examples), examples.dropped, examples.shown, self._config.max_dropped, name)
+        return examples
 
     def steps(self, name: str, example_count: int) -> int:
         """Return the number of optimizer steps of a stage.
@@ -198,17 +217,26 @@ class StageData(StageRows):
             return steps
         stages = {key: item for key, item in self._config.stages.items() if "imitation" in item.objectives}
         alone = {key: steps if key == name else self._steps_alone(item) for key, item in stages.items()}
-        branches = len(self._world_model_rows())
-        taken = sum(optimizer_steps_of(item, branches) for item in world_model_stages)
+        learned = self.row_count("world_model")
+        taken = sum(optimizer_steps_of(item, learned) for item in world_model_stages)
         return dict(zip(alone, remaining_steps(list(alone.values()), taken), strict=True))[name]
 
-    def _encoded(self, objective: Objective) -> Iterable[Example]:
-        if objective == "imitation" and self._recorded is not None:
-            return self._recorded
-        rows = self.rows(objective)
-        # Rows of a file hold whatever somebody wrote there.
-        given = objective in self._given_rows
-        return encode((neutral_row(row, self._encoder) for row in rows) if given else rows, self._encoder)
+    def _parts(self, objectives: Sequence[Objective]) -> Iterator[Part]:
+        for objective in objectives:
+            is_recorded = objective == "imitation" and self._recorded is not None
+            rows = iter(self._recorded or () if is_recorded else self.rows(objective))
+            while part := list(islice(rows, PART_ROWS)):
+                yield Part(part, given=objective in self._given_rows)
+
+    def _sources(self, objectives: Sequence[Objective]) -> list[Path]:
+        """Return the files of the run that examples of some objectives are made of."""
+        built_here = [item for item in objectives if item not in self._given_rows]
+        paths = [self._texts / RATIONALES_FILE] if "reflection" in built_here else []
+        if "world_model" in built_here:
+            store = self._stores[self._config.world_model.collect]
+            paths += [store / BRANCHES, store / TRANSITIONS]
+            paths += [self._texts / SUMMARIES_FILE] if self._config.world_model.target == "summary" else []
+        return paths
 
     def _example_count(self, objective: Objective) -> int:
         if objective == "imitation" and self._recorded is not None:

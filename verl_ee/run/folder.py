@@ -8,6 +8,7 @@
     early_experience/cache/               executed transitions that several sets share
     early_experience/reflections.parquet  rationales, accepted and rejected
     early_experience/summaries.parquet    summaries of executed transitions, where a world model predicts them
+    early_experience/encoded/<stage>/     the examples of a stage as token ids, made once
     early_experience/recording.parquet    demonstrations as the job's agent loops recorded them
     early_experience/endpoint_<writer>.json  tokens that a writer's server has read and written
     early_experience/<stage>/global_step_<n>/actor/  the policy after n steps of a stage, in verl's checkpoint layout
@@ -89,6 +90,11 @@ class RunFolder:
     def recording_path(self) -> Path:
         """The demonstrations as the job's agent loops recorded them."""
         return self.files / "recording.parquet"
+
+    @property
+    def encoded(self) -> Path:
+        """The examples of all stages as token ids."""
+        return self.files / "encoded"
 
     @property
     def completed_experts(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -15,12 +15,15 @@ from verl_ee.experience.collecting.collection import Collection
 from verl_ee.experience.collecting.completed_experts import completed_experts
 from verl_ee.experience.cost import read_prices
 from verl_ee.experience.expert_files import ExpertFile
+from verl_ee.experience.files.atomic import file_digest
 from verl_ee.experience.progress import plugin_logger
 from verl_ee.experience.proposers import LISTED
 from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.store import read_branches
 from verl_ee.objectives.encoder import Encoder
 from verl_ee.objectives.episode_rows import check_growing
+from verl_ee.objectives.example_files import ExampleFiles
+from verl_ee.objectives.example_tables import PartEncoder
 from verl_ee.objectives.examples import Example, LengthLimits
 from verl_ee.objectives.reflection.rationales import gate_counts, write_rationales
 from verl_ee.objectives.reflection.rejections import check_accepted, rejected_counts
@@ -36,6 +39,7 @@ from verl_ee.prompts.neutral import NeutralFormat
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.summary import RunSummary
 from verl_ee.trainer.checks.experts import check_own_data, check_played, experts_of
+from verl_ee.trainer.encoding_workers import EncodingWorkers
 from verl_ee.trainer.protocols import SamplingParams, ServerClient, Tokenizer
 from verl_ee.trainer.rollout.context import context_length
 from verl_ee.trainer.rollout.demonstrations import recorded
@@ -89,16 +93,16 @@ class DataPreparation:
             experts = self._experts(list(given_rows))
             self._log_solved(experts)
         stores = self._collect(experts, sets_of(early, list(given_rows)))
+        recorded = self._record_demonstrations()
         data = StageData(
             early,
             experts.trajectories,
             self._form(),
-            self.encoder,
+            self._example_files(experts),
             stores,
             self.folder.files,
-            self._limits(),
             given_rows,
-            self._record_demonstrations(),
+            recorded,
         )
         if "reflection" in built(early, list(given_rows)):
             self._write_rationales(experts, stores[early.reflection.collect])
@@ -210,6 +214,13 @@ class DataPreparation:
         self.begin("record")
         recording = recorded(self.folder.recording_path, Path(path).expanduser(), self.config, self.early.max_dropped)
         return list(recording.examples)
+
+    def _example_files(self, experts: ExpertFile) -> ExampleFiles:
+        settings = {"identity": dict(self.folder.identity), "experts": experts.sha256, "limits": asdict(self._limits())}
+        if self.early.demonstrations is not None:
+            settings["recording"] = file_digest(self.folder.recording_path)
+        encode = EncodingWorkers(PartEncoder(self.encoder, self._limits()))
+        return ExampleFiles(self.folder.encoded, encode, settings)
 
     def _is_missing(self, part: str, stage: str) -> bool:
         """Return whether a part has to be made, and say so to `begin`."""

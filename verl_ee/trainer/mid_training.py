@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
-from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from verl_ee.config import StageConfig
 from verl_ee.config.base import ROOT
 from verl_ee.errors import StageError
 from verl_ee.experience.progress import plugin_logger, progress_bar
+from verl_ee.objectives.example_files import ExampleSet
 from verl_ee.objectives.examples import Example
 from verl_ee.objectives.loss import mean_metrics
 from verl_ee.objectives.schedule import batches, learning_rate
@@ -59,7 +58,7 @@ class MidTraining:
         self._loaded_stage: str | None = None
 
     def run(
-        self, name: str, stage: StageConfig, examples: Sequence[Example], total: int, after: str | None, force: bool
+        self, name: str, stage: StageConfig, examples: ExampleSet, total: int, after: str | None, force: bool
     ) -> None:
         """Train a stage to its end, from wherever an earlier job left it.
 
@@ -75,7 +74,7 @@ class MidTraining:
             StageError: if an earlier job trained it on other examples, or a checkpoint cannot be saved.
         """
         began = time.monotonic()
-        begin = self._progress(name, StageProgress(0, total, digest_of(examples)), force)
+        begin = self._progress(name, StageProgress(0, total, examples.digest), force)
         logger.info(f"{name} begins: {total} steps on {len(examples)} examples")
         self._prepare_workers(name, stage, begin, after)
         losses: dict[str, str] = {}
@@ -164,16 +163,6 @@ def last_line(error: BaseException) -> str:
     """Return the last line of an error; for one from a Ray actor, that is the error that was raised there."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-def digest_of(examples: Sequence[Example]) -> str:
-    """Return a hash of the examples in their order, which tells whether a stage may go on."""
-    sha = hashlib.sha256()
-    for example in examples:
-        sha.update(f"{example.objective} {example.weight} {len(example.prompt)} {len(example.target)} ".encode())
-        sha.update(array("q", example.prompt + example.target).tobytes())
-        sha.update(bytes(example.learned or ()))
-    return sha.hexdigest()
 
 
 def _losses(stage: StageConfig, values: Mapping[str, float]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.experience.progress import plugin_logger
-from verl_ee.objectives.examples import Example
+from verl_ee.objectives.example_files import ExampleSet
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import HAND_OVER
@@ -84,13 +84,13 @@ class StageRunner:
             self.validate()
         self.folder.finish(*([name, HAND_OVER] if is_last else [name]))
 
-    def _examples(self, data: StageData, name: str) -> list[Example]:
+    def _examples(self, data: StageData, name: str) -> ExampleSet:
         """Return the examples of a stage that fit, and log how many do not."""
         examples = data.examples(name)
         if examples.dropped:
-            total = len(examples.examples) + len(examples.dropped)
-            logger.warning(f"{name}: {len(examples.dropped)} of {total} examples are too long and left out")
-        return examples.examples
+            total = len(examples) + examples.dropped
+            logger.warning(f"{name}: {examples.dropped} of {total} examples are too long and left out")
+        return examples
 
     def _check_space(self) -> None:
         """Refuse to train a policy that could not be saved in the end."""

@@ -42,7 +42,7 @@ def job(folder: Path, *objectives: Objective) -> list[str]:
 def test_it_needs_neither_experts_nor_an_environment(tmp_path: Path) -> None:
     early = check(job(tmp_path, "world_model", "imitation"))
     data = recorded_stages(early, tmp_path / "run", []).preparation.stage_data()
-    assert {name: len(data.examples(name).examples) for name in early.stages} == {"world_model": 3, "imitation": 3}
+    assert {name: len(data.examples(name)) for name in early.stages} == {"world_model": 3, "imitation": 3}
 
 
 def tasks(folder: Path, *agents: str | None) -> str:

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from support.games import expert
 from support.prompts import BARE_FORM
-from support.stage_worlds import ENCODER
+from support.stage_worlds import files_in
 from support.tool_jobs import (
     FAILURES,
     GUESSES,
@@ -27,7 +27,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl_ee.config import needs_experts, parse
 from verl_ee.config.group import compose
 from verl_ee.errors import ConfigError, EarlyExperienceError, ExampleFileError
-from verl_ee.objectives.examples import Example, LengthLimits
+from verl_ee.objectives.examples import Example
 from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.trainer.rollout.demonstrations import check_demonstrations, recorded
@@ -112,15 +112,15 @@ def settings(method: str, **changes: Any) -> dict[str, Any]:
 def test_imitation_learns_what_was_recorded_and_budgets_count_it(tmp_path: Path) -> None:
     config = parse(settings("imitation", demonstrations="d.parquet"))
     own = [Example((1,), (2,), "imitation", provenance=str(number)) for number in range(40)]
-    limits = LengthLimits(99, 99, 99)
-    data = StageData(config, [expert("game", 5)], BARE_FORM, ENCODER, {}, tmp_path, limits, recorded=own)
-    assert data.examples("imitation").examples == own
+    files = files_in(tmp_path)
+    data = StageData(config, [expert("game", 5)], BARE_FORM, files, {}, tmp_path, recorded=own)
+    assert list(data.examples("imitation")) == own
     assert data.steps("imitation", len(own)) == 2 * 3
     rows = {"world_model": [Row(({"role": "user", "content": str(n)},), "seen", "world_model") for n in range(99)]}
     node = settings("iwm", demonstrations="d.parquet", experts="e.jsonl", environment={"id": "x/X-v0", "kwargs": {}})
     node["world_model"] = {"budget": "one_to_one"}
-    both = StageData(parse(node), [expert("game", 5)], BARE_FORM, ENCODER, {}, tmp_path, limits, rows, own)
-    assert len(both.examples("world_model").examples) == len(own)
+    both = StageData(parse(node), [expert("game", 5)], BARE_FORM, files, {}, tmp_path, rows, own)
+    assert len(both.examples("world_model")) == len(own)
 
 
 def test_a_job_that_imitates_demonstrations_alone_needs_no_environment() -> None:

@@ -1,0 +1,52 @@
+"""Parts that are encoded in workers are those that one process makes, in their order, with the same refusals."""
+
+from __future__ import annotations
+
+import pytest
+from support.jobs import ROOT
+from support.stage_worlds import NO_LIMITS
+from transformers import AutoTokenizer
+
+from verl_ee.errors import ExampleError
+from verl_ee.objectives.example_tables import Part, PartEncoder
+from verl_ee.objectives.rows import Row
+from verl_ee.trainer.encoding_workers import ALONE, EncodingWorkers
+from verl_ee.trainer.rollout.tokens import encoder_for
+
+
+@pytest.fixture(scope="module")
+def encode() -> PartEncoder:
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "examples/tiny_base/model")
+    refuses = "{% if messages[-1].content == 'bad' %}{{ raise_exception('refused') }}{% endif %}"
+    tokenizer.chat_template = refuses + tokenizer.chat_template
+    return PartEncoder(encoder_for(tokenizer, "qwen2", {}), NO_LIMITS)
+
+
+def parts(count: int) -> list[Part]:
+    return [
+        Part([Row(({"role": "user", "content": f"{part} {n}"},), "go", "imitation", f"{part}, {n}") for n in range(3)])
+        for part in range(count)
+    ]
+
+
+def test_workers_make_what_one_process_makes(cluster: None, encode: PartEncoder) -> None:
+    many = parts(ALONE + 30)
+    expected = list(encode(many))
+    assert len(expected) == len(many)
+    assert list(EncodingWorkers(encode)(many)) == expected
+
+
+def test_few_parts_start_no_worker(encode: PartEncoder) -> None:
+    """Without any Ray."""
+    many = parts(ALONE)
+    assert list(EncodingWorkers(encode)(many)) == list(encode(many))
+
+
+def test_a_row_that_cannot_be_rendered_is_named(cluster: None, encode: PartEncoder) -> None:
+    broken = Part([Row(({"role": "user", "content": "bad"},), "go", "imitation", "number 7")])
+    with pytest.raises(ExampleError) as alone:
+        list(encode([broken]))
+    with pytest.raises(ExampleError) as raised:
+        list(EncodingWorkers(encode)([*parts(ALONE), broken]))
+    assert str(raised.value) == str(alone.value)
+    assert "number 7" in str(raised.value)

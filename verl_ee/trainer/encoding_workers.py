@@ -1,0 +1,61 @@
+"""The encoding of many rows in processes of their own, on every node of the cluster."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import ray
+from ray.exceptions import RayTaskError
+
+from verl_ee.objectives.example_tables import EncodedPart, Part, PartEncoder
+
+ALONE = 4
+"""Parts that are encoded before processes are started: these take longer to start."""
+MOST_WORKERS = 64
+AHEAD = 2
+"""Parts that a worker has at a time."""
+
+
+@dataclass(frozen=True)
+class EncodingWorkers:
+    """Encodes the first parts in this process, and many more in as many workers as the cluster has processors.
+
+    Attributes:
+        encoder: encodes one part after the other.
+    """
+
+    encoder: PartEncoder
+
+    def __call__(self, parts: Iterable[Part]) -> Iterator[EncodedPart]:
+        """Yield each part, encoded, in the order of the parts.
+
+        Raises:
+            ExampleError: naming the row that the chat template cannot render.
+        """
+        remaining = iter(parts)
+        yield from self.encoder(islice(remaining, ALONE))
+        following = next(remaining, None)
+        if following is not None:
+            yield from self._in_workers(chain([following], remaining))
+
+    def _in_workers(self, parts: Iterable[Part]) -> Iterator[EncodedPart]:
+        # verl's placement groups hold the processors: a worker that asked for one would wait for ever.
+        kind = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(PartEncoder)
+        count = max(1, min(MOST_WORKERS, int(ray.cluster_resources().get("CPU", 1))))
+        workers = [kind.remote(self.encoder.encoder, self.encoder.limits) for _ in range(count)]
+        pending: deque[ray.ObjectRef[EncodedPart]] = deque()
+        try:
+            for index, part in enumerate(parts):
+                if len(pending) == count * AHEAD:
+                    yield ray.get(pending.popleft())
+                pending.append(workers[index % count].encoded.remote(part))
+            while pending:
+                yield ray.get(pending.popleft())
+        except RayTaskError as error:
+            raise error.cause from None
+        finally:
+            for worker in workers:
+                ray.kill(worker)
