@@ -13,9 +13,10 @@ from support.prompts import BARE_FORM
 from verl_ee.config import EarlyExperienceConfig, PromptConfig
 from verl_ee.config.checks import parse
 from verl_ee.envs import ExpertTrajectory
+from verl_ee.experience.executed_branches import ExecutedBranch
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
-from verl_ee.experience.store import Branch, ExecutedBranch, Transition, read_branches, write_store
+from verl_ee.experience.store import Branch, Transition, read_branches, write_store
 from verl_ee.objectives.encoder import Encoder
 from verl_ee.objectives.example_files import ExampleFiles
 from verl_ee.objectives.example_tables import PartEncoder

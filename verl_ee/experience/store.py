@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from verl_ee.envs import without_module
 from verl_ee.errors import StoreError
+from verl_ee.experience.executed_branches import BRANCH_COLUMNS, OUTCOME_COLUMNS, ExecutedBranches, outcome_of
 from verl_ee.experience.files.atomic import digest
-from verl_ee.experience.files.parquet import TableRow, read_metadata, read_table, write_table
+from verl_ee.experience.files.parquet import TableRow, read_columns, read_metadata, write_table
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
 
@@ -86,23 +88,6 @@ class Branch:
     transition: str
 
 
-@dataclass(frozen=True)
-class ExecutedBranch:
-    """A branch together with its outcome, as training reads it.
-
-    Attributes:
-        ref: the expert state that was branched.
-        proposer: `expert`, or the proposer of the alternative.
-        transition: key of the transition.
-        outcome: the action, and what came back.
-    """
-
-    ref: StateRef
-    proposer: str
-    transition: str
-    outcome: Outcome
-
-
 def state_key(
     environment: Mapping[str, object], task: str, seed: int | None, prefix: Sequence[str], owner: str = ""
 ) -> str:
@@ -163,23 +148,34 @@ def read_provenance(folder: Path) -> dict[str, str]:
     return read_metadata(folder / BRANCHES)
 
 
-def read_branches(folder: Path) -> list[ExecutedBranch]:
+def read_branches(folder: Path) -> ExecutedBranches:
     """Read the branches of a store with their outcomes, in the order of the expert file.
 
     Raises:
         StoreError: if a file is missing, broken, of another version, or points to a transition that is not there.
     """
-    outcomes = {row["key"]: _outcome(row) for row in read_table(folder / TRANSITIONS, TRANSITION_SCHEMA)}
-    branches = []
-    for row in read_table(folder / BRANCHES, BRANCH_SCHEMA):
-        outcome = outcomes.get(row["key"])
-        if outcome is None:
-            raise StoreError(
-                f"{folder / BRANCHES}: transition {row['key'][:12]} is not in {TRANSITIONS}. Collect again."
-            )
-        ref = StateRef(row["trajectory"], row["step"])
-        branches.append(ExecutedBranch(ref, row["proposer"], row["key"], outcome))
-    return branches
+    transitions = read_columns(folder / TRANSITIONS, TRANSITION_SCHEMA, ("key", *OUTCOME_COLUMNS))
+    branches = read_columns(folder / BRANCHES, BRANCH_SCHEMA, BRANCH_COLUMNS)
+    return ExecutedBranches(branches, transitions, rows_of_transitions(folder, branches, transitions))
+
+
+def rows_of_transitions(folder: Path, branches: pa.Table, transitions: pa.Table) -> pa.Array:
+    """Return for each branch the row of its transition.
+
+    Args:
+        folder: folder of the store, for messages.
+        branches: branches with the column `key`.
+        transitions: transitions with the column `key`.
+
+    Raises:
+        StoreError: if a branch points to a transition that is not there.
+    """
+    keys = branches.column("key").combine_chunks()
+    rows = pc.index_in(keys, value_set=transitions.column("key").combine_chunks())
+    if rows.null_count:
+        missing = keys.filter(pc.is_null(rows))[0].as_py()
+        raise StoreError(f"{folder / BRANCHES}: transition {missing[:12]} is not in {TRANSITIONS}. Collect again.")
+    return rows
 
 
 def transition_row(transition: Transition) -> TableRow:
@@ -195,13 +191,13 @@ def transition_row(transition: Transition) -> TableRow:
 
 def transition_of(row: TableRow) -> Transition:
     """Return the transition of a row with the columns of `TRANSITION_SCHEMA`."""
-    return Transition(row["key"], row["state"], row["task"], tuple(row["prefix"]), _outcome(row))
+    return Transition(row["key"], row["state"], row["task"], tuple(row["prefix"]), outcome_of(row))
 
 
-def _outcome(row: TableRow) -> Outcome:
-    # Files of version 2 have no classes.
-    outcome_class = row["outcome_class"] or ""
-    return Outcome(row["action"], row["observation"], row["valid"], row["done"], outcome_class)
+def branch_of(row: TableRow) -> Branch:
+    """Return the branch of a row with the columns of `BRANCH_SCHEMA`."""
+    ref = StateRef(row["trajectory"], row["step"])
+    return Branch(ref, row["order"], row["proposer"], row["policy"], row["sampling"], row["key"])
 
 
 def _branch_row(branch: Branch) -> TableRow:

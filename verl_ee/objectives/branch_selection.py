@@ -6,13 +6,13 @@ import itertools
 import random
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from verl_ee.config import WorldModelConfig
 from verl_ee.envs import ExpertTrajectory
+from verl_ee.experience.executed_branches import ExecutedBranch, ExecutedBranches
 from verl_ee.experience.outcome import class_of
 from verl_ee.experience.proposers import EXPERT
-from verl_ee.experience.store import ExecutedBranch
 
 Item = TypeVar("Item")
 
@@ -29,14 +29,21 @@ def chosen_alternatives(
         balanced: take the first of each class of outcome, then the second of each, and so on; the classes are in the
             order in which they first come. Otherwise the first alternatives are taken.
     """
+    return [alternatives[index] for index in _chosen(alternatives, limit, observation, balanced)]
+
+
+def _chosen(
+    alternatives: Sequence[ExecutedBranch], limit: int | None, observation: str, balanced: bool
+) -> Sequence[int]:
+    """Return the indices of `chosen_alternatives`."""
     if limit is None or not balanced:
-        return list(alternatives[:limit])
+        return range(len(alternatives))[:limit]
     classes: dict[str, list[int]] = {}
     for index, branch in enumerate(alternatives):
         classes.setdefault(class_of(branch.outcome, observation), []).append(index)
     rounds = itertools.zip_longest(*classes.values())
     in_turn = [index for indices in rounds for index in indices if index is not None]
-    return [alternatives[index] for index in sorted(in_turn[:limit])]
+    return sorted(in_turn[:limit])
 
 
 def within_states(
@@ -51,28 +58,32 @@ def within_states(
     """
     if config.per_state is None:
         return branches
-    kept: list[ExecutedBranch] = []
-    for ref, in_state in itertools.groupby(branches, lambda branch: branch.ref):
-        here = list(in_state)
+    kept: list[int] = []
+    for ref, in_state in itertools.groupby(enumerate(branches), lambda item: item[1].ref):
+        here = dict(in_state)
         observation = trajectories[ref.trajectory].steps[ref.step].observation
-        others = [branch for branch in here if branch.proposer != EXPERT]
-        kept += (branch for branch in here if branch.proposer == EXPERT)
-        kept += chosen_alternatives(others, config.per_state, observation, config.balanced)
-    return kept
+        others = {index: branch for index, branch in here.items() if branch.proposer != EXPERT}
+        kept += (index for index in here if index not in others)
+        chosen = _chosen(list(others.values()), config.per_state, observation, config.balanced)
+        kept += (list(others)[index] for index in chosen)
+    return picked(branches, kept)
 
 
-def allowed_branches(branches: Sequence[ExecutedBranch], config: WorldModelConfig) -> list[ExecutedBranch]:
+def allowed_branches(branches: Sequence[ExecutedBranch], config: WorldModelConfig) -> Sequence[ExecutedBranch]:
     """Return the branches that the world model may learn from, in their order.
 
     Args:
         branches: branches of the set.
         config: whether the expert's are among them, and how large a share may be refused actions.
     """
-    kept = [branch for branch in branches if config.include_expert_transition or branch.proposer != EXPERT]
-    refused = [index for index, branch in enumerate(kept) if branch.outcome.refused]
+    kept, refused = list[int](), list[int]()
+    for index, branch in enumerate(branches):
+        if config.include_expert_transition or branch.proposer != EXPERT:
+            kept.append(index)
+            refused += [index] if branch.outcome.refused else []
     surplus = max(0, len(refused) - _max_refused(config.max_refused, len(kept) - len(refused), len(refused)))
     dropped = set(random.Random(f"{config.seed}:refused").sample(refused, surplus))
-    return [branch for index, branch in enumerate(kept) if index not in dropped]
+    return picked(branches, [index for index in kept if index not in dropped])
 
 
 def within_budget(items: Sequence[Item], limit: int | None, seed: int) -> Sequence[Item]:
@@ -86,7 +97,14 @@ def within_budget(items: Sequence[Item], limit: int | None, seed: int) -> Sequen
     if limit is None:
         return items
     indices = random.Random(f"{seed}:budget").sample(range(len(items)), min(limit, len(items)))
-    return [items[index] for index in sorted(indices)]
+    return picked(items, sorted(indices))
+
+
+def picked(items: Sequence[Item], indices: Sequence[int]) -> Sequence[Item]:
+    """Return the items of some indices; those of a store stay in columns."""
+    if isinstance(items, ExecutedBranches):
+        return cast(Sequence[Item], items.take(indices))
+    return [items[index] for index in indices]
 
 
 def _max_refused(max_share: float, other_count: int, refused_count: int) -> int:

@@ -9,8 +9,9 @@ from pathlib import Path
 from verl_ee.config import EarlyExperienceConfig, Objective, StageConfig, built
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import StoreError
-from verl_ee.experience.store import BRANCHES, TRANSITIONS, ExecutedBranch, read_branches
-from verl_ee.objectives.branch_selection import Item, allowed_branches, within_budget, within_states
+from verl_ee.experience.executed_branches import ExecutedBranch
+from verl_ee.experience.store import BRANCHES, TRANSITIONS, read_branches
+from verl_ee.objectives.branch_selection import Item, allowed_branches, picked, within_budget, within_states
 from verl_ee.objectives.episode_rows import episode_rows
 from verl_ee.objectives.example_files import PART_ROWS, ExampleFiles, ExampleSet
 from verl_ee.objectives.example_tables import Part
@@ -105,7 +106,8 @@ class StageRows:
         if self._config.world_model.target != "summary":
             return branches, {}
         summaries = read_summaries(self._texts)
-        return [branch for branch in branches if self._summary_of(branch, summaries)], summaries
+        told = [index for index, branch in enumerate(branches) if self._summary_of(branch, summaries)]
+        return picked(branches, told), summaries
 
     def _branches(self) -> Sequence[ExecutedBranch]:
         """Return the branches that the settings and the budget of the world model let through."""
@@ -223,8 +225,9 @@ class StageData(StageRows):
 
     def _parts(self, objectives: Sequence[Objective]) -> Iterator[Part]:
         for objective in objectives:
-            is_recorded = objective == "imitation" and self._recorded is not None
-            rows = iter(self._recorded or () if is_recorded else self.rows(objective))
+            rows: Iterator[Row | Example] = iter(self.rows(objective))
+            if objective == "imitation" and self._recorded is not None:
+                rows = iter(self._recorded)
             while part := list(islice(rows, PART_ROWS)):
                 yield Part(part, given=objective in self._given_rows)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from verl_ee.errors import StoreError
-from verl_ee.experience.files.parquet import read_table
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from verl_ee.experience.files.parquet import read_columns
 from verl_ee.experience.proposers import EXPERT
-from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import (
     BRANCH_SCHEMA,
     BRANCHES,
@@ -18,10 +17,16 @@ from verl_ee.experience.store import (
     TRANSITIONS,
     Branch,
     Transition,
+    branch_of,
     read_provenance,
+    rows_of_transitions,
     transition_of,
 )
 from verl_ee.report.columns import aligned
+
+_STATE = ("trajectory", "step")
+_MEASURED = ("refused", "unchanged", "done", "length")
+"""Columns of `_measured`."""
 
 
 def store_text(folder: Path, samples: int = 0, seed: int = 0) -> str:
@@ -36,95 +41,72 @@ def store_text(folder: Path, samples: int = 0, seed: int = 0) -> str:
         StoreError: if the store cannot be read.
     """
     provenance = read_provenance(folder)
-    transitions, branches = _read_transitions(folder), _read_branches(folder)
-    _check_complete(folder, branches, transitions)
-    states = {branch.ref for branch in branches}
-    trajectories = {ref.trajectory for ref in states}
-    counts = f"{len(trajectories)} trajectories, {len(states)} states"
+    transitions = read_columns(folder / TRANSITIONS, TRANSITION_SCHEMA, TRANSITION_SCHEMA.names)
+    branches = read_columns(folder / BRANCHES, BRANCH_SCHEMA, BRANCH_SCHEMA.names)
+    rows = rows_of_transitions(folder, branches, transitions)
+    states = _states(branches, transitions, rows)
+    counts = f"{pc.count_distinct(states['trajectory']).as_py()} trajectories, {states.num_rows} states"
     lines = [
         f"store: {folder}",
         *(f"{key}: {value}" for key, value in provenance.items() if key != "schema"),
         "",
-        f"{counts}, {len(branches)} branches, {len(transitions)} transitions",
+        f"{counts}, {branches.num_rows} branches, {transitions.num_rows} transitions",
         "",
-        _proposer_table(branches, transitions),
+        _proposer_table(branches, _measured(transitions).take(rows)),
         "",
-        f"branches that point to a transition of another: {len(branches) - len(transitions)}",
-        f"states in which all outcomes are equal: {_uniform_states(branches, transitions)} of {len(states)}",
+        f"branches that point to a transition of another: {branches.num_rows - transitions.num_rows}",
+        f"states in which all outcomes are equal: {_uniform_states(states)} of {states.num_rows}",
     ]
-    chosen = random.Random(seed).sample(branches, min(samples, len(branches)))
-    return "\n".join([*lines, *(_sample_text(branch, transitions[branch.transition]) for branch in chosen)])
+    drawn = random.Random(seed).sample(range(branches.num_rows), min(samples, branches.num_rows))
+    chosen = pa.array(drawn, pa.int64())
+    taken, outcomes = branches.take(chosen).to_pylist(), transitions.take(rows.take(chosen)).to_pylist()
+    texts = (
+        _sample_text(branch_of(branch), transition_of(transition))
+        for branch, transition in zip(taken, outcomes, strict=True)
+    )
+    return "\n".join([*lines, *texts])
 
 
-def _read_transitions(folder: Path) -> dict[str, Transition]:
-    """Return the transitions by key."""
-    rows = read_table(folder / TRANSITIONS, TRANSITION_SCHEMA)
-    return {row["key"]: transition_of(row) for row in rows}
+def _states(branches: pa.Table, transitions: pa.Table, rows: pa.Array) -> pa.Table:
+    """Return for each state its branches (`seen_count`) and its different observations (`seen_count_distinct`)."""
+    # Numbers stand for texts: those of a million branches would be copied otherwise.
+    numbers = pc.dictionary_encode(transitions["observation"].combine_chunks()).indices
+    seen = branches.select(_STATE).append_column("seen", numbers.take(rows))
+    return seen.group_by(list(_STATE)).aggregate([("seen", "count"), ("seen", "count_distinct")])
 
 
-def _read_branches(folder: Path) -> list[Branch]:
-    return [
-        Branch(
-            ref=StateRef(row["trajectory"], row["step"]),
-            order=row["order"],
-            proposer=row["proposer"],
-            policy=row["policy"],
-            sampling=row["sampling"],
-            transition=row["key"],
-        )
-        for row in read_table(folder / BRANCHES, BRANCH_SCHEMA)
-    ]
+def _uniform_states(states: pa.Table) -> int:
+    """Return the number of states with several branches that all have the same outcome."""
+    several = pc.greater(states["seen_count"], 1)
+    return pc.sum(pc.and_(several, pc.equal(states["seen_count_distinct"], 1))).as_py() or 0
 
 
-def _check_complete(folder: Path, branches: Sequence[Branch], transitions: Mapping[str, Transition]) -> None:
-    for branch in branches:
-        if branch.transition not in transitions:
-            raise StoreError(
-                f"{folder / BRANCHES}: transition {branch.transition[:12]} is not in {TRANSITIONS}. Collect again."
-            )
+def _measured(transitions: pa.Table) -> pa.Table:
+    """Return numbers of each transition, null where the store does not tell."""
+    observations, keys = transitions["observation"].combine_chunks(), transitions["key"].combine_chunks()
+    # A state has the key of the transition that leads to it.
+    before = observations.take(pc.index_in(transitions["state"].combine_chunks(), value_set=keys))
+    columns = (
+        pc.invert(transitions["valid"].combine_chunks()),
+        pc.equal(before, observations),
+        transitions["done"].combine_chunks(),
+        pc.utf8_length(observations),
+    )
+    return pa.table(dict(zip(_MEASURED, columns, strict=True)))
 
 
-def _proposer_table(branches: Sequence[Branch], transitions: Mapping[str, Transition]) -> str:
-    by_proposer: dict[str, list[Transition]] = defaultdict(list)
-    for branch in branches:
-        by_proposer[branch.proposer].append(transitions[branch.transition])
+def _proposer_table(branches: pa.Table, measured: pa.Table) -> str:
+    sums = [(name, how) for name in _MEASURED for how in ("sum", "count")]
+    groups = measured.append_column("proposer", branches["proposer"]).group_by("proposer").aggregate(sums).to_pylist()
     rows = [["proposer", "branches", "refused %", "no change %", "ends %", "characters"]]
-    for proposer in sorted(by_proposer, key=lambda name: (name != EXPERT, name)):
-        rows.append([proposer, *_cells_of(by_proposer[proposer], transitions)])
+    for group in sorted(groups, key=lambda group: (group["proposer"] != EXPERT, group["proposer"])):
+        count = group["length_count"]
+        shares = [_percent(group[f"{name}_sum"], group[f"{name}_count"]) for name in ("refused", "unchanged", "done")]
+        rows.append([group["proposer"], str(count), *shares, f"{group['length_sum'] / count:.0f}"])
     return (
         f"{aligned(rows)}\nrefused: of those for which the environment says whether it took the action\n"
         "no change: of those whose state is the outcome of a transition in the store"
     )
-
-
-def _cells_of(group: Sequence[Transition], transitions: Mapping[str, Transition]) -> list[str]:
-    """Return the cells of one proposer's transitions."""
-    # A state has the key of the transition that leads to it.
-    before_and_after = [
-        (transitions[transition.state].outcome.observation, transition.outcome.observation)
-        for transition in group
-        if transition.state in transitions
-    ]
-    unchanged = sum(before == after for before, after in before_and_after)
-    told = [transition.outcome for transition in group if transition.outcome.valid is not None]
-    refused = sum(outcome.refused for outcome in told)
-    ends = sum(transition.outcome.done for transition in group)
-    length = sum(len(transition.outcome.observation) for transition in group) / len(group)
-    return [
-        str(len(group)),
-        _percent(refused, len(told)),
-        _percent(unchanged, len(before_and_after)),
-        _percent(ends, len(group)),
-        f"{length:.0f}",
-    ]
-
-
-def _uniform_states(branches: Sequence[Branch], transitions: Mapping[str, Transition]) -> int:
-    """Return the number of states with several branches that all have the same outcome."""
-    observations: dict[StateRef, Counter[str]] = defaultdict(Counter)
-    for branch in branches:
-        observations[branch.ref][transitions[branch.transition].outcome.observation] += 1
-    return sum(len(counts) == 1 and counts.total() > 1 for counts in observations.values())
 
 
 def _sample_text(branch: Branch, transition: Transition) -> str:

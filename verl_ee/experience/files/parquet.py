@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         StoreError: if the file is missing, broken or of another version.
     """
-    table, _ = _table(path)
-    metadata = table.schema.metadata or {}
-    named = {key.decode(): value.decode() for key, value in metadata.items()}
+    with _opened(path) as file:
+        _version(file, path)
+        named = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
     return {key.removeprefix(_PREFIX): value for key, value in named.items() if key.startswith(_PREFIX)}
 
 
@@ -58,23 +59,50 @@ def read_table(path: Path, schema: pa.Schema) -> list[TableRow]:
     Raises:
         StoreError: if it is missing, broken, of another version, or has other columns.
     """
-    table, version = _table(path)
-    added = {name: _ADDED[name] for name in schema.names if name in _ADDED}
-    younger = {name: value for name, (since, value) in added.items() if since > version}
-    expected = [name for name in schema.names if name not in younger]
-    if set(table.column_names) != set(expected):
-        raise StoreError(f"{path} has columns {table.column_names}; expected {expected}. {FORMAT.fix}")
-    rows: list[TableRow] = table.to_pylist()
-    return [row | younger for row in rows] if younger else rows
+    rows: list[TableRow] = read_columns(path, schema, schema.names).to_pylist()
+    return rows
 
 
-def _table(path: Path) -> tuple[pa.Table, int]:
-    """Return a table and the version of its file."""
+def read_columns(path: Path, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
+    """Read some columns of a Parquet file, as `read_table` does.
+
+    Args:
+        path: the file.
+        schema: all of its columns.
+        names: columns to read.
+
+    Raises:
+        StoreError: as `read_table`.
+    """
+    with _opened(path) as file:
+        version = _version(file, path)
+        younger = {name: value for name, (since, value) in _ADDED.items() if since > version and name in schema.names}
+        expected = [name for name in schema.names if name not in younger]
+        if set(file.schema_arrow.names) != set(expected):
+            raise StoreError(f"{path} has columns {file.schema_arrow.names}; expected {expected}. {FORMAT.fix}")
+        table = file.read([name for name in names if name not in younger])
+    for name in (name for name in younger if name in names):
+        field = schema.field(name)
+        table = table.append_column(field, pa.repeat(pa.scalar(younger[name], field.type), table.num_rows))
+    return table.select(names)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a file.
+
+    Raises:
+        StoreError: if it is missing or broken.
+    """
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            yield file
     except FileNotFoundError:
         raise StoreError(f"{path} is missing. {FORMAT.fix}") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{path} {FORMAT.broken} ({error}). {FORMAT.fix}") from None
-    written = (table.schema.metadata or {}).get(_SCHEMA.encode(), b"").decode()
-    return table, check_version(written, FORMAT, path)
+
+
+def _version(file: pq.ParquetFile, path: Path) -> int:
+    written = (file.schema_arrow.metadata or {}).get(_SCHEMA.encode(), b"").decode()
+    return check_version(written, FORMAT, path)
