@@ -7,8 +7,10 @@ import json
 
 import torch
 from support.jobs import ROOT
-from support.prompts import BARE
+from support.prompts import TOLD_FORM
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from verl_ee.prompts.state import State
 
 MODEL = ROOT / "examples/tiny_base/model"
 
@@ -24,14 +26,15 @@ def test_weights_have_the_hash_on_the_card_and_are_small() -> None:
 def test_model_loads_and_keeps_to_the_format() -> None:
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    assert sum(parameter.numel() for parameter in model.parameters()) < 1_000_000
-    text = "Task: put a cup on a table\nThe kitchen has table 1, sink 1.\nYou can:\ngo to table 1\ngo to sink 1\nlook"
-    messages = [{"role": "system", "content": BARE.system}, {"role": "user", "content": text}]
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 1_100_000
+    state = State(
+        "put a cup on a table", (), "The kitchen has table 1, sink 1.", ("go to table 1", "go to sink 1", "look")
+    )
+    prompt = tokenizer.apply_chat_template(TOLD_FORM.policy_prompt(state), add_generation_prompt=True, tokenize=False)
     ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
     out = model.generate(**ids, max_new_tokens=16, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     response = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert response.removeprefix("Action: ") in text.split("\n")
+    assert TOLD_FORM.read(response, state.admissible_actions).action in state.admissible_actions
 
 
 def test_text_round_trips_through_the_tokenizer() -> None:

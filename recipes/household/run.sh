@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Mid-training and GRPO on the household, in one verl job: recipes/household/run.sh [verl override ...]
 # Environment: METHOD (iwm, imitation, sr, iwm_sr), OUT (folder of the run), MODEL, TINY (1: a model that comes from the tiny
-# base, with its prompt; the default without MODEL), SEED, DEMOS, EPISODES, CONSOLE (full, quiet), PROMPT and RESPONSE
-# (tokens), LR and GRPO_LR (learning rates of the stages and of GRPO), and those of recipes/device.sh;
+# base, for which a rule writes rationales; the default without MODEL), SEED, DEMOS, EPISODES, CONSOLE (full, quiet), PROMPT
+# and RESPONSE (tokens), LR and GRPO_LR (learning rates of the stages and of GRPO), and those of recipes/device.sh;
 # the defaults are for the tiny base, and those of `make demo`, which is quiet.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -15,24 +15,16 @@ ENV=verl_ee/Household-v0
 REWARD=progress
 mkdir -p "$OUT/data"
 verl-ee experts record --env $ENV --kwarg reward=$REWARD --split train --first $((SEED * DEMOS)) -n "$DEMOS" --out "$OUT/data/experts.jsonl"
-TASK_PROMPT=() JOB_PROMPT=()
-if [[ $TINY == 1 ]]; then
-  # The prompt that the tiny base was trained on.
-  SYSTEM='You act in a text world. Answer with one action.'
-  TASK_PROMPT=(--prompt-system "$SYSTEM" --prompt-instruction '')
-  JOB_PROMPT=(early_experience.prompt.system="'$SYSTEM'" early_experience.prompt.instruction="''")
-fi
-verl-ee envs tasks --env $ENV --split train:2000 -n 1024 "${TASK_PROMPT[@]}" --out "$OUT/data/train.parquet"
-verl-ee envs tasks --env $ENV --split seen --split unseen -n "$EPISODES" "${TASK_PROMPT[@]}" --out "$OUT/data/val.parquet"
+verl-ee envs tasks --env $ENV --split train:2000 -n 1024 --out "$OUT/data/train.parquet"
+verl-ee envs tasks --env $ENV --split seen --split unseen -n "$EPISODES" --out "$OUT/data/val.parquet"
 
 EARLY=(
-  "${JOB_PROMPT[@]}"
   early_experience.environment.id=$ENV +early_experience.environment.kwargs.reward=$REWARD
   early_experience.experts="$OUT/data/experts.jsonl"
   early_experience.max_turns=16 early_experience.console="${CONSOLE:-full}"
 )
 if [[ $METHOD == *sr ]]; then LENGTH=96; else LENGTH=32; fi  # tokens: a rationale and an action, or an action
-PROMPT=${PROMPT:-384}; RESPONSE=${RESPONSE:-$LENGTH}; LR=${LR:-5e-4}; GRPO_LR=${GRPO_LR:-1e-4}
+PROMPT=${PROMPT:-448}; RESPONSE=${RESPONSE:-$LENGTH}; LR=${LR:-5e-4}; GRPO_LR=${GRPO_LR:-1e-4}
 CONTEXT=512
 if [[ $METHOD == *sr && $TINY == 0 ]]; then CONTEXT=2048; fi  # the policy writes texts of up to 1024 tokens
 CONTEXT=$((PROMPT + RESPONSE > CONTEXT ? PROMPT + RESPONSE : CONTEXT))

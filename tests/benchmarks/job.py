@@ -38,7 +38,7 @@ GRPO = (
     *("actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384", "actor_rollout_ref.rollout.max_num_seqs=64"),
     *("actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True", "actor_rollout_ref.rollout.max_model_len=512"),
     *("actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=32768", "data.train_batch_size=8"),
-    *("data.max_prompt_length=384", "data.max_response_length=32", "trainer.val_before_train=False"),
+    *("data.max_prompt_length=448", "data.max_response_length=32", "trainer.val_before_train=False"),
     *(f"trainer.total_training_steps={GRPO_STEPS}", f"trainer.save_freq={GRPO_STEPS}", "trainer.test_freq=-1"),
     *("trainer.logger=[console]", "reward.custom_reward_function.name=compute_score"),
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from support.prompts import BARE_FORM
+from support.prompts import TOLD_FORM
 from transformers import AutoTokenizer
 
 from benchmarks.figures import Exactly, Report, Sample, Within
@@ -36,9 +36,9 @@ class CountingProposer:
         alternatives, read, written = [], 0, 0
         for request in requests:
             proposals = self._proposals(request)
-            text = self._tokenizer.apply_chat_template(BARE_FORM.policy_prompt(request.state), tokenize=False)
+            text = self._tokenizer.apply_chat_template(TOLD_FORM.policy_prompt(request.state), tokenize=False)
             read += K * len(self._tokenizer(text)["input_ids"])
-            written += sum(len(self._tokenizer(BARE_FORM.response(item.action))["input_ids"]) for item in proposals)
+            written += sum(len(self._tokenizer(TOLD_FORM.response(item.action))["input_ids"]) for item in proposals)
             alternatives.append(proposals)
         return ProposalBatch(tuple(alternatives), read, written)
 

@@ -24,7 +24,7 @@ from typing import IO, Any, NamedTuple
 import hydra
 import ray
 from omegaconf import OmegaConf
-from support.prompts import BARE_FORM
+from support.prompts import TOLD_FORM
 from transformers import AutoTokenizer
 
 from benchmarks.figures import AtLeast, Report, Sample
@@ -42,7 +42,7 @@ from verl_ee.trainer.rollout.tokens import encoder_for
 
 STATES, K, WARM_UP = 256, 8, 64
 """States of a turn, responses for each, and states that come before the first turn."""
-PROMPT, RESPONSE = 384, 32
+PROMPT, RESPONSE = 448, 32
 NEAR = 0.1
 """By how much the mean lengths of both sides' responses may differ; they are sampled."""
 SAMPLING = {"top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0, "logprobs": False}
@@ -79,7 +79,7 @@ def household(encoder: Encoder) -> Iterator[PromptedRequest]:
         trajectory = env.expert_trajectory(f"train/{index}")  # type: ignore[attr-defined]
         states = expert_states(trajectory, 8)
         for number, step in enumerate(trajectory.steps):
-            prompt = encoder.prompt(BARE_FORM.policy_prompt(states[number]))
+            prompt = encoder.prompt(TOLD_FORM.policy_prompt(states[number]))
             if len(prompt) <= PROMPT:
                 ref = StateRef(index, number)
                 yield PromptedRequest(ProposalRequest(ref, trajectory.task, states[number], step.action), prompt)
@@ -179,7 +179,7 @@ def started(report: Report, folder: Path) -> Iterator[Bench]:
         sampler = Sampler(servers.get_client(), servers.get_addresses(), RESPONSE)
         collect = CollectConfig(alternatives="policy", k=K)
         window = max(1, sequences_at_a_time(config) // K)
-        proposer = PolicyProposer(sampler, encoder, collect, SAMPLING, BARE_FORM, "bench", PROMPT, window)
+        proposer = PolicyProposer(sampler, encoder, collect, SAMPLING, TOLD_FORM, "bench", PROMPT, window)
         states = household(encoder)
         turns = [list(itertools.islice(states, count)) for count in (WARM_UP, *[STATES] * report.runs)]
         bench = Bench(proposer, bare, turns)

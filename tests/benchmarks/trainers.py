@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import ray
 import torch
 from support import actors, sft_trainer
-from support.prompts import BARE_FORM
+from support.prompts import TOLD_FORM
 from transformers import AutoTokenizer
 
 from benchmarks.settings import cpu
@@ -74,7 +74,7 @@ def prepare(folder: Path, steps: int) -> TrainingData:
     sft_trainer.closed_model(folder / "model")
     count, env = steps * BATCH, make("verl_ee/Household-v0").unwrapped
     trajectories = [env.expert_trajectory(f"train/{index}") for index in range(count // 4)]  # type: ignore[attr-defined]
-    rows = list(imitation_rows(trajectories, HISTORY, BARE_FORM))[:count]
+    rows = list(imitation_rows(trajectories, HISTORY, TOLD_FORM))[:count]
     if len(rows) < count:
         raise RuntimeError(f"{len(trajectories)} trajectories have {len(rows)} states; expected {count}.")
     positions: Any = range(count)

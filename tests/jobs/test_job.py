@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from support.jobs import ROOT, Job, run_recipe
-from support.prompts import BARE_FORM
+from support.prompts import TOLD_FORM
 from transformers import AutoTokenizer
 
 from verl_ee.experience.expert_files import load_experts
@@ -105,7 +105,7 @@ def test_prompts_of_training_equal_prompts_of_rollouts(job: Job) -> None:
         for index in range(16):
             observation, info = env.reset(options={"task": f"{split}/{index}"})
             state = EpisodeHistory(info["task"], 8).state(observation, info["admissible_actions"])
-            expected.add(tokenizer.decode(encoder.prompt(BARE_FORM.policy_prompt(state)), skip_special_tokens=True))
+            expected.add(tokenizer.decode(encoder.prompt(TOLD_FORM.policy_prompt(state)), skip_special_tokens=True))
     assert expected <= {row["input"] for row in _validation(job.folder / "validation")}
 
 

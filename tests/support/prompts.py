@@ -1,4 +1,4 @@
-"""Prompts of the tests: the one that the tiny base was trained on, and one that says how to answer."""
+"""Prompts of the tests: one of few words, and one that says how to answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from verl_ee.config import PromptConfig
 from verl_ee.prompts.text import TextFormat
 
 BARE = PromptConfig(system="You act in a text world. Answer with one action.", instruction="")
-"""The prompt of the tiny base, as in recipes/household/run.sh."""
+"""Nothing says how to answer."""
 TOLD = PromptConfig()
 """The defaults."""
 

@@ -153,7 +153,13 @@ def test_the_context_of_a_model_limits_the_texts_of_its_policy(tmp_path: Path) -
     steps = (first, replace(second, observation="Dust. " * 50), replace(third, observation="Dust. " * POSITIONS))
     experts = ExpertFile(Path(), "", (replace(trajectory, steps=steps),))
     made = preparation(tmp_path, experts, writer="policy", gates=[])
-    overrides = [f"actor_rollout_ref.model.path={MODEL}", "algorithm.adv_estimator=grpo", "trainer.n_gpus_per_node=1"]
+    positions = f"+actor_rollout_ref.model.override_config.max_position_embeddings={POSITIONS}"
+    overrides = [
+        f"actor_rollout_ref.model.path={MODEL}",
+        positions,
+        "algorithm.adv_estimator=grpo",
+        "trainer.n_gpus_per_node=1",
+    ]
     with hydra.initialize_config_module("verl.trainer.config", version_base=None):
         job = hydra.compose("ppo_trainer", overrides)
     replace(made, config=job, client=Server).stage_data()

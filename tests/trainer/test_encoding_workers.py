@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 from verl_ee.errors import ExampleError
 from verl_ee.objectives.example_tables import Part, PartEncoder
 from verl_ee.objectives.rows import Row
-from verl_ee.trainer.encoding_workers import ALONE, EncodingWorkers
+from verl_ee.trainer import encoding_workers
+from verl_ee.trainer.encoding_workers import EncodingWorkers
 from verl_ee.trainer.rollout.tokens import encoder_for
 
 
@@ -29,24 +30,30 @@ def parts(count: int) -> list[Part]:
     ]
 
 
-def test_workers_make_what_one_process_makes(cluster: None, encode: PartEncoder) -> None:
-    many = parts(ALONE + 30)
+@pytest.fixture
+def at_once(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are started with the first part."""
+    monkeypatch.setattr(encoding_workers, "ALONE", -1.0)
+
+
+def test_workers_make_what_one_process_makes(at_once: None, encode: PartEncoder) -> None:
+    many = parts(30)
     expected = list(encode(many))
     assert len(expected) == len(many)
     assert list(EncodingWorkers(encode)(many)) == expected
 
 
-def test_few_parts_start_no_worker(encode: PartEncoder) -> None:
-    """Without any Ray."""
-    many = parts(ALONE)
+def test_what_takes_no_time_starts_no_worker(encode: PartEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EncodingWorkers, "_in_workers", None)
+    many = parts(4)
     assert list(EncodingWorkers(encode)(many)) == list(encode(many))
 
 
-def test_a_row_that_cannot_be_rendered_is_named(cluster: None, encode: PartEncoder) -> None:
+def test_a_row_that_cannot_be_rendered_is_named(at_once: None, encode: PartEncoder) -> None:
     broken = Part([Row(({"role": "user", "content": "bad"},), "go", "imitation", "number 7")])
     with pytest.raises(ExampleError) as alone:
         list(encode([broken]))
     with pytest.raises(ExampleError) as raised:
-        list(EncodingWorkers(encode)([*parts(ALONE), broken]))
+        list(EncodingWorkers(encode)([*parts(4), broken]))
     assert str(raised.value) == str(alone.value)
     assert "number 7" in str(raised.value)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 
 import ray
 from ray.exceptions import RayTaskError
 
 from verl_ee.objectives.example_tables import EncodedPart, Part, PartEncoder
 
-ALONE = 4
-"""Parts that are encoded before processes are started: these take longer to start."""
+ALONE = 20.0
+"""Seconds before processes are started: these take about as long to start."""
 MOST_WORKERS = 64
 AHEAD = 2
 """Parts that a worker has at a time."""
@@ -21,7 +22,7 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class EncodingWorkers:
-    """Encodes the first parts in this process, and many more in as many workers as the cluster has processors.
+    """Encodes parts in this process, and after a while in as many workers as the cluster has processors.
 
     Attributes:
         encoder: encodes one part after the other.
@@ -35,11 +36,12 @@ class EncodingWorkers:
         Raises:
             ExampleError: naming the row that the chat template cannot render.
         """
-        remaining = iter(parts)
-        yield from self.encoder(islice(remaining, ALONE))
-        following = next(remaining, None)
-        if following is not None:
-            yield from self._in_workers(chain([following], remaining))
+        began, remaining = time.monotonic(), iter(parts)
+        for part in remaining:
+            if time.monotonic() - began > ALONE:
+                yield from self._in_workers(chain([part], remaining))
+            else:
+                yield self.encoder.encoded(part)
 
     def _in_workers(self, parts: Iterable[Part]) -> Iterator[EncodedPart]:
         # verl's placement groups hold the processors: a worker that asked for one would wait for ever.

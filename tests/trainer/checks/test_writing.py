@@ -10,8 +10,12 @@ WRITER = "early_experience.writers"
 
 @pytest.fixture
 def reflecting(overrides: list[str]) -> list[str]:
-    """The command line of a job whose policy writes rationales."""
-    return ["+early_experience=sr", *overrides[1:]]
+    """The command line of a job whose policy writes rationales, and has 1,024 positions."""
+    return [
+        "+early_experience=sr",
+        *overrides[1:],
+        "+actor_rollout_ref.model.override_config.max_position_embeddings=1024",
+    ]
 
 
 def policy(max_tokens: int, name: str = "policy") -> list[str]:
@@ -21,7 +25,7 @@ def policy(max_tokens: int, name: str = "policy") -> list[str]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        # The model of the tests has 1024 positions, as many as a text has tokens by default.
+        # A text has as many tokens by default.
         ([], ["writers.policy.max_tokens=1024", "max_model_len is null", "1024 positions"]),
         (policy(1024), ["writers.policy.max_tokens=1024", "1024 positions"]),
         (

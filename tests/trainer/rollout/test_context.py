@@ -12,7 +12,7 @@ from verl_ee.trainer.rollout.context import context_length
 @pytest.mark.parametrize(
     ("overrides", "length"),
     [
-        ([], 1024),
+        ([], 4096),
         (["actor_rollout_ref.rollout.max_model_len=300"], 300),
         (["+actor_rollout_ref.model.override_config.max_position_embeddings=2048"], 2048),
     ],
