@@ -34,7 +34,7 @@ QWEN2_PARTS = (
 )
 COPYING_LOSS = 1.27
 """Loss of `passages` at which everything else begins: a model of this size finds out how to copy only from a text that
-asks for nothing else. Where a passage begins and ends is chance, so its loss does not fall below 1.25."""
+asks for nothing else. A passage begins and ends by chance, so its loss does not fall below 1.25."""
 Row = tuple[torch.Tensor, torch.Tensor]
 """Token ids of a conversation, and whether each is the assistant's own."""
 
@@ -169,11 +169,17 @@ def train(model: Qwen2ForCausalLM, lessons: Lessons, steps: int, warmup: int, ar
             bar.set_postfix(own=f"{sum(history[-100:]) / 100:.3f}")
         if (step + 1) % 500 == 0:
             print(f"step {step + 1} loss {sum(history[-100:]) / 100:.4f} {time.monotonic() - began:.0f} s", flush=True)
+    if not lessons.copies:
+        raise SystemExit(f"The model has not found out how to copy in {steps} steps. Try another --seed.")
     model.to(torch.bfloat16).save_pretrained(args.out)
 
 
 class Lessons:
-    """The batches of a training: copying alone until it is learned, and then everything."""
+    """The batches of a training: copying alone until it is learned, and then everything.
+
+    Attributes:
+        copies: whether copying is learned.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, tokens: int, copies: bool) -> None:
         """Begin with copying, unless the model copies.
@@ -188,20 +194,20 @@ class Lessons:
         self._copying = batches(map(encode, passages(seed, 16)), 2048)
         self._everything = batches(map(encode, samples(seed, household=copies)), tokens)
         self._losses: list[float] = []
-        self._copies = copies
+        self.copies = copies
 
     def batch(self) -> list[Row]:
         """Return the next batch."""
-        return next(self._everything if self._copies else self._copying)
+        return next(self._everything if self.copies else self._copying)
 
     def note(self, loss: float) -> None:
         """Note the loss of the batch."""
-        if self._copies:
+        if self.copies:
             return
         self._losses.append(loss)
         recent = sum(self._losses[-50:]) / 50
-        self._copies = len(self._losses) >= 50 and recent < COPYING_LOSS
-        if self._copies:
+        self.copies = len(self._losses) >= 50 and recent < COPYING_LOSS
+        if self.copies:
             print(f"copies after {len(self._losses)} steps, with the loss {recent:.3f}", flush=True)
 
 

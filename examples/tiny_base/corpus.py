@@ -2,8 +2,8 @@
 
 A pre-trained model knows the words, keeps to a form and can find something in its prompt. That is all this text can
 teach: its actions are drawn at random from those that are listed, and its worlds are drawn anew for every sample. In
-half of the samples the last state is one of the household, behind a past in another world: so its lists are known, and
-what its actions lead to is not.
+half of the samples the last state is one of the household, behind a past in another world. So the model knows its
+lists, and has not seen its transitions.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def samples(seed: int, household: bool = False) -> Iterator[Sample]:
 
 
 def passages(seed: int, most: int) -> Iterator[Sample]:
-    """Yield words in any order, at most `most` of them, and passages of these that begin anywhere, for ever.
+    """Yield words in any order, fewer than `most` of them, and passages of these that begin anywhere, for ever.
 
-    Words that are said again from the beginning would teach to count: what carries over to lists is to go on from a
-    word as the text does.
+    Words that are said again from the beginning would teach to count. A model that goes on from any word as the text
+    does can read lists later.
     """
     rng = random.Random(seed)
     while True:

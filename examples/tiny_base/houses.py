@@ -1,6 +1,6 @@
 """States of the household, each for itself: an observation with its task and its actions, and nothing before it.
 
-No action stands in front of what it led to, so all of the household's mechanics is left to be learned.
+No action stands in front of its outcome.
 """
 
 from __future__ import annotations

@@ -36,7 +36,6 @@ _VERBS = (
 NOUNS = (*_HOUSEHOLD, *_NOUNS.split())
 ADJECTIVES, VERBS = _ADJECTIVES.split(), _VERBS.split()
 _ALL = tuple(dict.fromkeys((*NOUNS, *VERBS, *ADJECTIVES)))
-PREPOSITIONS = ("in", "on", "to", "from", "with", "at", "under", "into", "onto", "near", "behind")
 
 
 def noun(rng: random.Random) -> str:

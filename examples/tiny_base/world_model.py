@@ -1,4 +1,4 @@
-"""What the household can still teach the tiny base model: loss of its world model before and after one epoch.
+"""The loss of the tiny base model on transitions of the household, before and after one epoch over others.
 
     python examples/tiny_base/world_model.py examples/tiny_base/model
 

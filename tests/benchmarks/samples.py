@@ -2,7 +2,8 @@
 
 Both jobs have the format `react` with whole histories, the same demonstrations, one epoch of imitation, and some steps
 of GRPO. Rates are episodes per second: demonstrations learned, and episodes that GRPO plays and learns from. Tokens are
-those that the actor computes, without padding. The first step of GRPO does not count: much is built in it.
+those that the actor computes, without padding. Seconds of imitation are whole ones from the job's log, and contain its
+checkpoint. The first step of GRPO does not count: much is built in it.
 """
 
 from __future__ import annotations
@@ -81,8 +82,10 @@ class Jobs:
             (step["perf/total_num_tokens"], sum(step.get(key, 0) for key in TIMES)) for step in updates
         ]
         self.demonstration[samples] = _tokens(out) / DEMONSTRATIONS
-        (seconds,) = re.findall(r"imitation: \d+ steps.*\((\d+) s\)", output)
-        return Sample(DEMONSTRATIONS / max(1, int(seconds)))
+        found = re.search(r"imitation: \d+ steps.*\((\d+) s\)", output)
+        if found is None:
+            raise RuntimeError(f"The log of the job with samples={samples} does not say how long imitation took.")
+        return Sample(DEMONSTRATIONS / int(found[1]))
 
 
 def _tokens(out: Path) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from support.stage_worlds import ENCODER, NO_LIMITS, text_of
 
 from verl_ee.errors import ExampleError
+from verl_ee.objectives import example_files
 from verl_ee.objectives.example_files import ExampleFiles, ExampleSet
 from verl_ee.objectives.example_tables import EncodedPart, Part, PartEncoder
 from verl_ee.objectives.examples import Example, LengthLimits
@@ -48,26 +48,35 @@ def rows(count: int, text: str = "row") -> list[Row]:
     ]
 
 
-def parts_of(items: list[Row], size: int = 10) -> list[Part]:
-    return [Part(items[start : start + size]) for start in range(0, len(items), size)]
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(example_files, "PART_ROWS", 10)
+
+
+def open_files(folder: Path, items: Sequence[Row | Example]) -> ExampleSet:
+    files = ExampleFiles(folder, PartEncoder(ENCODER, NO_LIMITS), {})
+    return files.examples("stage", [], {"imitation": lambda: items}, {"imitation": len(items)})
 
 
 def made(
     folder: Path, items: list[Row], die_at: int | None = None, limits: LengthLimits = NO_LIMITS, seed: int = 0
 ) -> tuple[ExampleSet, list[int]]:
     encode = Counted(PartEncoder(ENCODER, limits), die_at)
-    files = ExampleFiles(folder, encode, {"seed": seed})
-    return files.examples("stage", [], parts_of(items), len(items)), encode.encoded
+    files = ExampleFiles(folder, encode.encoder, {"seed": seed}, encode)
+    found = files.examples("stage", [], {"imitation": lambda: items}, {"imitation": len(items)})
+    return found, encode.encoded
 
 
 def written(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_examples_come_back_as_they_were_with_the_digest_of_earlier_versions(tmp_path: Path) -> None:
-    encode = PartEncoder(ENCODER, NO_LIMITS)
-    parts = [Part(EXAMPLES[:1]), Part(EXAMPLES[1:])]
-    found = ExampleFiles(tmp_path, encode, {}).examples("stage", [], parts, len(EXAMPLES))
+def test_examples_come_back_as_they_were_with_the_digest_of_earlier_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(example_files, "PART_ROWS", 3)
+    found = open_files(tmp_path, EXAMPLES)
+    assert len(list((tmp_path / "stage").glob("*.arrow"))) == 2
     assert list(found) == EXAMPLES == list(ExampleSet.of(EXAMPLES))
     assert (found[-1], found[1:3]) == (EXAMPLES[-1], EXAMPLES[1:3])
     with pytest.raises(IndexError):
@@ -82,43 +91,56 @@ def test_examples_come_back_as_they_were_with_the_digest_of_earlier_versions(tmp
 
 def test_a_second_job_opens_what_the_first_one_encoded(tmp_path: Path) -> None:
     first, encoded = made(tmp_path, rows(35))
-    # The first row of all is encoded once more, to see whether anything has changed.
-    assert encoded == [1, 10, 10, 10, 5]
+    assert encoded == [10, 10, 10, 5]
     again, encoded = made(tmp_path, rows(35))
-    assert encoded == [1]
+    assert encoded == []
     assert list(again) == list(first)
     assert [text_of(example.target) for example in again] == [str(n) for n in range(35)]
 
 
-@pytest.mark.parametrize("died", [1, 2, 3, 4])
+@pytest.mark.parametrize("died", [0, 1, 2, 3])
 def test_a_job_that_was_killed_goes_on_with_equal_bytes(tmp_path: Path, died: int) -> None:
     made(tmp_path / "whole", rows(35))
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path / "killed", rows(35), died)
     _, encoded = made(tmp_path / "killed", rows(35))
-    assert encoded == [1, *[10, 10, 10, 5][died - 1 :]]
+    assert encoded == [10, 10, 10, 5][died:]
     assert written(tmp_path / "killed") == written(tmp_path / "whole")
 
 
 def test_other_rows_settings_or_sources_are_encoded_anew(tmp_path: Path) -> None:
     made(tmp_path, rows(35))
-    source = tmp_path / "store"
-    for changed in (
-        lambda: made(tmp_path, rows(35, "other")),
-        lambda: made(tmp_path, rows(25)),
-        lambda: made(tmp_path, rows(25), seed=1),
-    ):
-        assert len(changed()[1]) > 1
-        assert len(changed()[1]) == 1
-    assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == [
-        "examples.json",
-        *(f"part-0000{n}.arrow" for n in range(3)),
-    ]
-    files = ExampleFiles(tmp_path, encode := Counted(PartEncoder(ENCODER, NO_LIMITS)), {})
-    for text, count in (("a", 3), ("a", 4), ("b", 7)):
+    for items, seed in ((rows(35, "other"), 0), (rows(25), 0), (rows(25), 1)):
+        assert made(tmp_path, items, seed=seed)[1]
+        assert not made(tmp_path, items, seed=seed)[1]
+    names = ["examples.json", *(f"part-0000{n}.arrow" for n in range(3))]
+    assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == names
+    encode, source = Counted(PartEncoder(ENCODER, NO_LIMITS)), tmp_path / "store"
+    files = ExampleFiles(tmp_path, encode.encoder, {}, encode)
+    for text, count in (("a", 2), ("a", 2), ("b", 4)):
         source.write_text(text)
-        files.examples("sourced", [source], parts_of(rows(20)), 20)
+        files.examples("sourced", [source], {"imitation": lambda: rows(20)}, {"imitation": 20})
         assert len(encode.encoded) == count
+
+
+def test_a_row_that_changes_behind_its_name_is_noticed_in_every_objective(tmp_path: Path) -> None:
+    """Also where it is not the first, and where it is over a limit."""
+    limits = LengthLimits(5, 5, 5)
+
+    def encoded(*changed: int) -> list[int]:
+        first, second = rows(20), [replace(row, objective="world_model") for row in rows(20)]
+        for index in changed:
+            second[index] = replace(second[index], target="changed")
+        encode = Counted(PartEncoder(ENCODER, limits))
+        files = ExampleFiles(tmp_path, encode.encoder, {}, encode)
+        made_of = {"imitation": lambda: first, "world_model": lambda: second}
+        files.examples("joint", [], made_of, {"imitation": 20, "world_model": 20})  # type: ignore[arg-type]
+        return encode.encoded
+
+    assert encoded() == [10] * 4
+    assert encoded() == []
+    assert encoded(0) == [10] * 4
+    assert encoded(9) == [10] * 4
 
 
 def test_what_is_too_long_is_counted_and_shown(tmp_path: Path) -> None:
@@ -129,14 +151,20 @@ def test_what_is_too_long_is_counted_and_shown(tmp_path: Path) -> None:
         assert found.shown == tuple(f"number {n}: {longest + 2} of {longest} tokens" for n in (10, 11, 12))
 
 
-def test_files_that_are_broken_are_named(tmp_path: Path) -> None:
-    made(tmp_path, rows(35))
+def test_a_part_that_is_cut_off_is_made_again(tmp_path: Path) -> None:
+    before, _ = made(tmp_path, rows(35))
+    examples, content = list(before), written(tmp_path)
     part = tmp_path / "stage/part-00001.arrow"
-    whole = part.read_bytes()
-    part.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ExampleError, match=r"part-00001\.arrow cannot be read.*Delete its folder"):
-        made(tmp_path, rows(35))
-    part.write_bytes(whole)
+    for kept in (0, 100, len(content[part.name]) // 2):
+        part.unlink()
+        part.write_bytes(content[part.name][:kept])
+        again, encoded = made(tmp_path, rows(35))
+        assert encoded == [10, 10, 5]
+        assert (list(again), again.digest, written(tmp_path)) == (examples, before.digest, content)
+
+
+def test_a_header_of_another_version_is_refused(tmp_path: Path) -> None:
+    made(tmp_path, rows(35))
     header = tmp_path / "stage/examples.json"
     header.write_text(header.read_text().replace('"schema": 1', '"schema": 2'))
     with pytest.raises(ExampleError, match=r"examples\.json has schema 2; this verl_ee reads 1"):
@@ -144,11 +172,14 @@ def test_files_that_are_broken_are_named(tmp_path: Path) -> None:
 
 
 def test_token_ids_take_four_bytes(tmp_path: Path) -> None:
-    long = [Example(tuple(range(1000)), tuple(range(1000)), "world_model") for _ in range(50)]
-    ExampleFiles(tmp_path, PartEncoder(ENCODER, NO_LIMITS), {}).examples("stage", [], [Part(long)], 50)
+    long = [Example(tuple(range(1000)), tuple(range(1000)), "world_model") for _ in range(10)]
+    open_files(tmp_path, long)
     size = (tmp_path / "stage/part-00000.arrow").stat().st_size
-    assert size < 1.05 * 4 * 50 * 2000
-    allocated = pa.total_allocated_bytes()
-    found = ExampleFiles(tmp_path, PartEncoder(ENCODER, NO_LIMITS), {}).examples("stage", [], [Part(long)], 50)
-    assert found[49] == long[49]
-    assert pa.total_allocated_bytes() - allocated < size / 4
+    assert size < 1.1 * 4 * 10 * 2000
+
+
+def test_what_is_shown_of_a_dropped_example_may_have_several_lines(tmp_path: Path) -> None:
+    row = replace(rows(1)[0], provenance="one\ntwo")
+    for _ in range(2):
+        found, _ = made(tmp_path, [row], limits=LengthLimits(1, 1, 1))
+        assert found.shown == (f"one\ntwo: {len('user:row 0') + 2} of 1 tokens",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -106,7 +107,8 @@ class World:
         stores = {"world_model": self.store, "reflection": self.store}
         limits = LengthLimits(max_length, max_length, max_length)
         form, encoder = (REACT_FORM, GROWING) if config.samples == "episode" else (BARE_FORM, ENCODER)
-        files = files_in(self.folder, encoder, limits)
+        # Of its own: no other configuration may find these examples.
+        files = files_in(Path(tempfile.mkdtemp(dir=self.folder)), encoder, limits)
         return StageData(config, self.trajectories, form, files, stores, self.folder)
 
 

@@ -17,7 +17,19 @@ FILE_PREFIX = "file:"
 """A text of a prompt that begins so is the path of a file that holds it."""
 Objective = Literal["world_model", "imitation", "reflection"]
 ExpertsFilter = Literal["successful", "all"]
-RESERVED = ("base", "complete", "collect", "reflect", "summarise", "hand_over", "grpo", "store", "cache", "lock")
+RESERVED = (
+    "base",
+    "complete",
+    "collect",
+    "reflect",
+    "summarise",
+    "hand_over",
+    "grpo",
+    "store",
+    "cache",
+    "encoded",
+    "lock",
+)
 """Names that a stage may not have: other stages and folders of a run have them."""
 
 

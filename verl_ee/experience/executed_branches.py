@@ -42,11 +42,12 @@ class ExecutedBranches(Sequence[ExecutedBranch]):
 
         Args:
             branches: `BRANCH_COLUMNS` of the branches.
-            outcomes: `OUTCOME_COLUMNS` of the transitions.
+            outcomes: transitions with `OUTCOME_COLUMNS`.
             rows: for each branch the row of its transition.
         """
         self._branches = branches.append_column(_ROW, rows)
-        self._outcomes = outcomes
+        # `take` puts the chunks of a column together at every call.
+        self._outcomes = outcomes.select(OUTCOME_COLUMNS).combine_chunks()
 
     def take(self, indices: Sequence[int]) -> ExecutedBranches:
         """Return the branches of some indices, in that order."""

@@ -10,33 +10,41 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 import pyarrow as pa
 
+from verl_ee.config.models import Objective
 from verl_ee.errors import ExampleError
-from verl_ee.experience.files.atomic import atomic, digest, file_digest, write_json
+from verl_ee.experience.files.atomic import digest, file_digest, write_json
 from verl_ee.experience.files.versions import FileFormat, read_versioned_json
 from verl_ee.experience.progress import progress_bar
 from verl_ee.objectives.example_tables import (
     COLUMNS,
+    NO_LIMITS,
     SHOWN,
     EncodedPart,
     EncodeParts,
     Part,
+    PartEncoder,
     example_at,
     learned,
+    read_part,
     table_of,
+    write_part,
 )
 from verl_ee.objectives.examples import Example
+from verl_ee.objectives.rows import Row
 
 EXAMPLES = FileFormat(1, ExampleError, "does not describe examples", "Delete its folder; it is made again.")
 PART_ROWS = 1024
-_KEY, _DROPPED, _SHOWN = b"verl_ee.key", b"verl_ee.dropped", b"verl_ee.shown"
+TRIED = 32
+"""Rows of each objective that show a change: enough for a state with a whole past."""
 
 
 class ExampleSet(Sequence[Example]):
@@ -104,38 +112,51 @@ class ExampleFiles:
 
     Attributes:
         folder: folder of all stages.
-        encode: encodes parts.
-        depends_on: settings, tokenizer and files that the examples depend on.
+        encoder: encodes parts in this process.
+        depends_on: settings and files that the examples depend on.
+        encode: encodes parts elsewhere; None: `encoder` does.
     """
 
     folder: Path
-    encode: EncodeParts
+    encoder: PartEncoder
     depends_on: Mapping[str, object]
+    encode: EncodeParts | None = None
 
-    def examples(self, stage: str, sources: Iterable[Path], parts: Iterable[Part], total: int) -> ExampleSet:
-        """Return the examples of a stage; what an earlier job encoded is kept if nothing has changed.
+    def examples(
+        self,
+        stage: str,
+        sources: Iterable[Path],
+        rows: Mapping[Objective, Callable[[], Iterable[Row | Example]]],
+        counts: Mapping[Objective, int],
+        given: Collection[Objective] = (),
+    ) -> ExampleSet:
+        """Return the examples of a stage; those that an earlier job encoded are kept if nothing has changed.
 
         Args:
             stage: name of the stage.
             sources: files that its examples are made of, and that the run wrote itself.
-            parts: the rows, in their order, `PART_ROWS` at a time.
-            total: number of the rows.
+            rows: returns the rows of each objective, in their order.
+            counts: number of the rows of each objective.
+            given: objectives whose rows somebody wrote into a file.
 
         Raises:
-            ExampleError: if a row cannot be encoded, or a file is broken.
+            ExampleError: if a row cannot be encoded, or `examples.json` is broken.
         """
-        remaining = iter(parts)
-        first = next(remaining, Part(()))
         hashes = {path.name: file_digest(path) for path in sources}
-        # One of them shows a tokenizer, a template or a format whose content has changed behind its name.
-        probe = [digest_of(part.table) for part in self.encode([replace(first, rows=first.rows[:1])])]
-        key = digest([EXAMPLES.version, stage, dict(self.depends_on), hashes, total, PART_ROWS, probe])
+        # A tokenizer, a template or a format may change behind its name, and shows itself in rows.
+        tried = [Part(list(islice(make(), TRIED)), name in given) for name, make in rows.items()]
+        alone = replace(self.encoder, limits=NO_LIMITS)
+        probe = [digest_of(part.table) for part in alone(tried)]
+        key = digest([EXAMPLES.version, stage, dict(self.depends_on), hashes, dict(counts), PART_ROWS, probe])
         header = self._header(stage)
-        if header is None or header.key != key:
-            header = self._encoded(stage, key, itertools.chain([first], remaining), total)
+        if header is None or header.key != key or None in (kept := self._parts(stage, key, header.parts)):
+            parts = (part for name, make in rows.items() for part in _cut(make(), name in given))
+            header = self._encoded(stage, key, parts, sum(counts.values()))
             write_json(self._path(stage), {"schema": EXAMPLES.version, **asdict(header)})
-        tables = [_mapped(self._part(stage, index)) for index in range(header.parts)]
-        return ExampleSet(tables, header.digest, header.dropped, header.shown)
+            kept = self._parts(stage, key, header.parts)
+        return ExampleSet(
+            [part.table for part in kept if part is not None], header.digest, header.dropped, header.shown
+        )
 
     def _encoded(self, stage: str, key: str, parts: Iterable[Part], total: int) -> _Header:
         """Encode the parts that are not there yet, and return what the header says of all."""
@@ -150,19 +171,19 @@ class ExampleFiles:
 
     def _all_parts(self, stage: str, key: str, parts: Iterable[Part]) -> Iterator[EncodedPart]:
         """Yield every part: first those that an interrupted job wrote, then the others, each written before."""
-        remaining = iter(parts)
-        index = 0
-        while (written := _written(self._part(stage, index), key)) is not None:
-            next(remaining)
+        remaining, kept = iter(parts), list[Path]()
+        while (written := read_part(path := self._part(stage, len(kept)), key)) is not None:
+            next(remaining, None)
             yield written
-            index += 1
-        for path in self._path(stage).parent.glob("*"):
-            if path not in {self._part(stage, kept) for kept in range(index)}:
-                path.unlink()
-        for part in self.encode(remaining):
-            _write(self._part(stage, index), part, key)
+            kept.append(path)
+        for path in set(self._path(stage).parent.glob("*")) - set(kept):
+            path.unlink()
+        for index, part in enumerate((self.encode or self.encoder)(remaining), len(kept)):
+            write_part(self._part(stage, index), part, key)
             yield part
-            index += 1
+
+    def _parts(self, stage: str, key: str, count: int) -> list[EncodedPart | None]:
+        return [read_part(self._part(stage, index), key) for index in range(count)]
 
     def _header(self, stage: str) -> _Header | None:
         path = self._path(stage)
@@ -173,6 +194,12 @@ class ExampleFiles:
 
     def _part(self, stage: str, index: int) -> Path:
         return self.folder / stage / f"part-{index:05d}.arrow"
+
+
+def _cut(rows: Iterable[Row | Example], given: bool) -> Iterator[Part]:
+    remaining = iter(rows)
+    while part := list(islice(remaining, PART_ROWS)):
+        yield Part(part, given)
 
 
 def digest_of(table: pa.Table) -> str:
@@ -191,29 +218,3 @@ def _update(sha: hashlib._Hash, table: pa.Table) -> None:
         sha.update(f"{objective} {weight} {prompt} {end - start - prompt} ".encode())
         sha.update(ids[start:end].tobytes())
         sha.update(bytes(learned(runs or ())))
-
-
-def _write(path: Path, part: EncodedPart, key: str) -> None:
-    metadata = {_KEY: key.encode(), _DROPPED: str(part.dropped).encode(), _SHOWN: "\n".join(part.shown).encode()}
-    with atomic(path) as temporary, pa.ipc.new_file(temporary, COLUMNS.with_metadata(metadata)) as file:
-        file.write_table(part.table)
-
-
-def _written(path: Path, key: str) -> EncodedPart | None:
-    """Return a part that an earlier job wrote; None if there is none, or it depends on something else."""
-    if not path.exists():
-        return None
-    table = _mapped(path)
-    metadata = table.schema.metadata or {}
-    if metadata.get(_KEY) != key.encode():
-        return None
-    shown = metadata[_SHOWN].decode()
-    return EncodedPart(table, int(metadata[_DROPPED]), tuple(shown.split("\n")) if shown else ())
-
-
-def _mapped(path: Path) -> pa.Table:
-    try:
-        with pa.memory_map(str(path)) as source:
-            return pa.ipc.open_file(source).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ExampleError(f"{path} cannot be read ({str(error).splitlines()[0]}). {EXAMPLES.fix}") from None

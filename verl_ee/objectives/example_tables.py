@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from verl_ee.experience.files.atomic import atomic
 from verl_ee.objectives.encoder import Encoder
 from verl_ee.objectives.examples import Example, LengthLimits, encode, neutral_row
 from verl_ee.objectives.rows import Row
@@ -25,6 +29,8 @@ COLUMNS = pa.schema(
 )
 """`tokens` has the prompt, then the target. `runs` are lengths in the target: of what is learned, of what is not, and
 so on in turn; null if all of it is learned."""
+_KEY, _DROPPED, _SHOWN = "verl_ee.key", "verl_ee.dropped", "verl_ee.shown"
+NO_LIMITS = LengthLimits(sys.maxsize, sys.maxsize, sys.maxsize)
 SHOWN = 3
 """Examples over a limit that a message names."""
 
@@ -129,6 +135,37 @@ def learned(runs: Sequence[int]) -> Iterator[bool]:
     """Yield for each token of a target whether it is learned."""
     for index, length in enumerate(runs):
         yield from [index % 2 == 0] * length
+
+
+def write_part(path: Path, part: EncodedPart, key: str) -> None:
+    """Write a part, atomically.
+
+    Args:
+        path: the file.
+        part: the part.
+        key: hash of what the examples depend on.
+    """
+    metadata = {_KEY: key, _DROPPED: str(part.dropped), _SHOWN: json.dumps(part.shown)}
+    with atomic(path) as temporary, pa.ipc.new_file(temporary, COLUMNS.with_metadata(metadata)) as file:
+        file.write_table(part.table)
+
+
+def read_part(path: Path, key: str) -> EncodedPart | None:
+    """Return a part, mapped into memory; None if it is not there, is cut off, or depends on something else.
+
+    Args:
+        path: the file.
+        key: hash of what the examples depend on.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowInvalid):
+        return None
+    metadata = {name.decode(): value.decode() for name, value in (table.schema.metadata or {}).items()}
+    if metadata.get(_KEY) != key:
+        return None
+    return EncodedPart(table, int(metadata[_DROPPED]), tuple(json.loads(metadata[_SHOWN])))
 
 
 def _table_row(example: Example) -> dict[str, object]:

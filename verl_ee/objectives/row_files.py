@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,6 +31,7 @@ PARQUET = pa.schema(
         ("provenance", pa.string()),
     ]
 )
+_ROW_GROUP = 4096
 _FIX = "Repair it, or make the file again."
 
 
@@ -50,11 +52,12 @@ def export_parquet(folder: Path, rows: Mapping[Objective, Iterable[Row]]) -> dic
     """Write a Parquet file per objective, for verl's SFT trainer, and return how many rows each has."""
     counts = {}
     for objective, objective_rows in rows.items():
-        path = folder / f"{objective}.parquet"
-        table = pa.Table.from_pylist([row_to_json(row) for row in objective_rows], PARQUET)
-        with atomic(path) as temporary:
-            pq.write_table(table, temporary)
-        counts[path] = table.num_rows
+        path, remaining = folder / f"{objective}.parquet", iter(objective_rows)
+        counts[path] = 0
+        with atomic(path) as temporary, pq.ParquetWriter(temporary, PARQUET) as file:
+            while group := [row_to_json(row) for row in islice(remaining, _ROW_GROUP)]:
+                file.write_table(pa.Table.from_pylist(group, PARQUET))
+                counts[path] += len(group)
     return counts
 
 

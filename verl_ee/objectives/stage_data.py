@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 from verl_ee.config import EarlyExperienceConfig, Objective, StageConfig, built
@@ -13,8 +13,7 @@ from verl_ee.experience.executed_branches import ExecutedBranch
 from verl_ee.experience.store import BRANCHES, TRANSITIONS, read_branches
 from verl_ee.objectives.branch_selection import Item, allowed_branches, picked, within_budget, within_states
 from verl_ee.objectives.episode_rows import episode_rows
-from verl_ee.objectives.example_files import PART_ROWS, ExampleFiles, ExampleSet
-from verl_ee.objectives.example_tables import Part
+from verl_ee.objectives.example_files import ExampleFiles, ExampleSet
 from verl_ee.objectives.examples import Example, check_length
 from verl_ee.objectives.reflection.rationales import RATIONALES_FILE, read_rationales
 from verl_ee.objectives.rows import Row, imitation_rows, reflection_rows, world_model_rows
@@ -79,7 +78,7 @@ class StageRows:
         predicts_summaries = self._config.world_model.target == "summary"
         if not predicts_summaries or "world_model" not in built(self._config, list(self._given_rows)):
             return []
-        return summary_requests(self._trajectories, self._branches())
+        return summary_requests(self._trajectories, self._branches)
 
     def row_count(self, objective: Objective) -> int:
         """Return how many rows a stage with this objective learns.
@@ -102,15 +101,16 @@ class StageRows:
 
     def _learned_branches(self) -> tuple[Sequence[ExecutedBranch], Mapping[str, str]]:
         """Return the branches that the world model learns, and the summaries that it predicts, if it does."""
-        branches = self._branches()
+        branches = self._branches
         if self._config.world_model.target != "summary":
             return branches, {}
         summaries = read_summaries(self._texts)
         told = [index for index, branch in enumerate(branches) if self._summary_of(branch, summaries)]
         return picked(branches, told), summaries
 
+    @cached_property
     def _branches(self) -> Sequence[ExecutedBranch]:
-        """Return the branches that the settings and the budget of the world model let through."""
+        """The branches that the settings and the budget of the world model let through."""
         config = self._config.world_model
         branches = within_states(read_branches(self._stores[config.collect]), self._trajectories, config)
         return self._within_budget(allowed_branches(branches, config))
@@ -199,8 +199,13 @@ class StageData(StageRows):
             StoreError: if branches, rationales or summaries cannot be read.
         """
         objectives = self._config.stages[name].objectives
-        total = sum(map(self.row_count, objectives))
-        examples = self._files.examples(name, self._sources(objectives), self._parts(objectives), total)
+        examples = self._files.examples(
+            name,
+            self._sources(objectives),
+            {objective: partial(self._learned, objective) for objective in objectives},
+            {objective: self.row_count(objective) for objective in objectives},
+            list(self._given_rows),
+        )
         check_length(len(examples), examples.dropped, examples.shown, self._config.max_dropped, name)
         return examples
 
@@ -223,13 +228,10 @@ class StageData(StageRows):
         taken = sum(optimizer_steps_of(item, learned) for item in world_model_stages)
         return dict(zip(alone, remaining_steps(list(alone.values()), taken), strict=True))[name]
 
-    def _parts(self, objectives: Sequence[Objective]) -> Iterator[Part]:
-        for objective in objectives:
-            rows: Iterator[Row | Example] = iter(self.rows(objective))
-            if objective == "imitation" and self._recorded is not None:
-                rows = iter(self._recorded)
-            while part := list(islice(rows, PART_ROWS)):
-                yield Part(part, given=objective in self._given_rows)
+    def _learned(self, objective: Objective) -> Iterable[Row | Example]:
+        if objective == "imitation" and self._recorded is not None:
+            return self._recorded
+        return self.rows(objective)
 
     def _sources(self, objectives: Sequence[Objective]) -> list[Path]:
         """Return the files of the run that examples of some objectives are made of."""

@@ -69,10 +69,13 @@ def store_text(folder: Path, samples: int = 0, seed: int = 0) -> str:
 
 def _states(branches: pa.Table, transitions: pa.Table, rows: pa.Array) -> pa.Table:
     """Return for each state its branches (`seen_count`) and its different observations (`seen_count_distinct`)."""
-    # Numbers stand for texts: those of a million branches would be copied otherwise.
-    numbers = pc.dictionary_encode(transitions["observation"].combine_chunks()).indices
-    seen = branches.select(_STATE).append_column("seen", numbers.take(rows))
+    seen = branches.select(_STATE).append_column("seen", _numbers(transitions).take(rows))
     return seen.group_by(list(_STATE)).aggregate([("seen", "count"), ("seen", "count_distinct")])
+
+
+def _numbers(transitions: pa.Table) -> pa.Array:
+    """Return a number for each observation, equal for equal ones: texts would be copied for every branch."""
+    return pc.dictionary_encode(transitions["observation"].combine_chunks()).indices
 
 
 def _uniform_states(states: pa.Table) -> int:
@@ -83,14 +86,14 @@ def _uniform_states(states: pa.Table) -> int:
 
 def _measured(transitions: pa.Table) -> pa.Table:
     """Return numbers of each transition, null where the store does not tell."""
-    observations, keys = transitions["observation"].combine_chunks(), transitions["key"].combine_chunks()
+    numbers, keys = _numbers(transitions), transitions["key"].combine_chunks()
     # A state has the key of the transition that leads to it.
-    before = observations.take(pc.index_in(transitions["state"].combine_chunks(), value_set=keys))
+    before = numbers.take(pc.index_in(transitions["state"].combine_chunks(), value_set=keys))
     columns = (
-        pc.invert(transitions["valid"].combine_chunks()),
-        pc.equal(before, observations),
-        transitions["done"].combine_chunks(),
-        pc.utf8_length(observations),
+        pc.invert(transitions["valid"]),
+        pc.equal(before, numbers),
+        transitions["done"],
+        pc.utf8_length(transitions["observation"]),
     )
     return pa.table(dict(zip(_MEASURED, columns, strict=True)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -15,7 +16,7 @@ from verl_ee.experience.collecting.collection import Collection
 from verl_ee.experience.collecting.completed_experts import completed_experts
 from verl_ee.experience.cost import read_prices
 from verl_ee.experience.expert_files import ExpertFile
-from verl_ee.experience.files.atomic import file_digest
+from verl_ee.experience.files.atomic import digest, file_digest
 from verl_ee.experience.progress import plugin_logger
 from verl_ee.experience.proposers import LISTED
 from verl_ee.experience.provenance import provenance_of
@@ -193,6 +194,8 @@ class DataPreparation:
 
     def _write_summaries(self, data: StageData) -> None:
         """Have the summaries written that a world model predicts, unless that has been done."""
+        if "summarise" in self.folder.finished():
+            return
         requests = data.summary_requests()
         if not requests or not self._is_missing("summarise", "summarise"):
             return
@@ -216,11 +219,16 @@ class DataPreparation:
         return list(recording.examples)
 
     def _example_files(self, experts: ExpertFile) -> ExampleFiles:
-        settings = {"identity": dict(self.folder.identity), "experts": experts.sha256, "limits": asdict(self._limits())}
+        settings = {
+            "identity": dict(self.folder.identity),
+            "experts": digest([asdict(trajectory) for trajectory in experts.trajectories]),
+            "limits": asdict(self._limits()),
+            "versions": {name: version(name) for name in ("verl_ee", "transformers")},
+        }
         if self.early.demonstrations is not None:
             settings["recording"] = file_digest(self.folder.recording_path)
-        encode = EncodingWorkers(PartEncoder(self.encoder, self._limits()))
-        return ExampleFiles(self.folder.encoded, encode, settings)
+        encoder = PartEncoder(self.encoder, self._limits())
+        return ExampleFiles(self.folder.encoded, encoder, settings, EncodingWorkers(encoder))
 
     def _is_missing(self, part: str, stage: str) -> bool:
         """Return whether a part has to be made, and say so to `begin`."""

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from itertools import chain
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
 
+from verl_ee.errors import EarlyExperienceError
+from verl_ee.experience.progress import plugin_logger
 from verl_ee.objectives.example_tables import EncodedPart, Part, PartEncoder
 
+logger = plugin_logger(__name__)
 ALONE = 20.0
 """Seconds before processes are started: these take about as long to start."""
 MOST_WORKERS = 64
@@ -44,20 +48,34 @@ class EncodingWorkers:
                 yield self.encoder.encoded(part)
 
     def _in_workers(self, parts: Iterable[Part]) -> Iterator[EncodedPart]:
+        count = max(1, min(MOST_WORKERS, int(ray.cluster_resources().get("CPU", 1))))
+        workers: list[ActorHandle] = []
+        encoder, limits = ray.put(self.encoder.encoder), self.encoder.limits
         # verl's placement groups hold the processors: a worker that asked for one would wait for ever.
         kind = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(PartEncoder)
-        count = max(1, min(MOST_WORKERS, int(ray.cluster_resources().get("CPU", 1))))
-        workers = [kind.remote(self.encoder.encoder, self.encoder.limits) for _ in range(count)]
-        pending: deque[ray.ObjectRef[EncodedPart]] = deque()
+        pending: deque[tuple[Part, ray.ObjectRef[EncodedPart]]] = deque()
         try:
             for index, part in enumerate(parts):
+                if len(workers) < count:
+                    workers.append(kind.remote(encoder, limits))
                 if len(pending) == count * AHEAD:
-                    yield ray.get(pending.popleft())
-                pending.append(workers[index % count].encoded.remote(part))
+                    yield self._result(*pending.popleft())
+                pending.append((part, workers[index % count].encoded.remote(part)))
             while pending:
-                yield ray.get(pending.popleft())
-        except RayTaskError as error:
-            raise error.cause from None
+                yield self._result(*pending.popleft())
         finally:
             for worker in workers:
                 ray.kill(worker)
+
+    def _result(self, part: Part, reference: ray.ObjectRef[EncodedPart]) -> EncodedPart:
+        """Return an encoded part; one whose worker failed is encoded here."""
+        try:
+            encoded: EncodedPart = ray.get(reference)
+            return encoded
+        except RayError as error:
+            if isinstance(error, RayTaskError) and isinstance(error.cause, EarlyExperienceError):
+                raise error.cause from None
+            # A tokenizer with code of its own may not be known there.
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            logger.warning(f"a worker could not encode a part ({reason}); it is encoded here")
+            return self.encoder.encoded(part)

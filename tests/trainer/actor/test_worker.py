@@ -46,6 +46,10 @@ def measured(mini_batches: dict[str, Rows], tmp_path_factory: pytest.TempPathFac
     return run
 
 
+FLOAT32 = 5e-5
+"""Bound on the relative difference of two gradients. Plain PyTorch's own are 1e-5 away from those in float64 here."""
+
+
 def plain(rows: Rows) -> Plain:
     """Loss, gradients and loss per objective, one row at a time and without any code of the package."""
     model = AutoModelForCausalLM.from_pretrained(actors.MODEL, dtype=torch.float32, attn_implementation="sdpa")
@@ -85,7 +89,7 @@ def test_loss_and_gradients_equal_plain_pytorch(
         assert set(result["gradients"]) == set(gradients)
         for parameter, gradient in gradients.items():
             difference = (result["gradients"][parameter] - gradient).norm() / gradient.norm()
-            assert difference < 1e-5, parameter
+            assert difference < FLOAT32, parameter
     summary = results[0]["summary"]
     assert {key.split("/")[0] for key in summary} == set(per_objective)
     for objective, value in per_objective.items():

@@ -84,7 +84,13 @@ def read_columns(path: Path, schema: pa.Schema, names: Sequence[str]) -> pa.Tabl
     for name in (name for name in younger if name in names):
         field = schema.field(name)
         table = table.append_column(field, pa.repeat(pa.scalar(younger[name], field.type), table.num_rows))
-    return table.select(names)
+    table = table.select(names)
+    # Offsets of 32 bits would end at 2 GB of text in one column.
+    return table.cast(pa.schema([_wide(field) for field in table.schema]))
+
+
+def _wide(field: pa.Field) -> pa.Field:
+    return field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
 
 
 @contextmanager

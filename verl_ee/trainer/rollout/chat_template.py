@@ -67,8 +67,10 @@ class ChatTemplate:
         """
         try:
             return list(self.builder.build_initial_tokens(self._served(messages)))
-        except TemplateError as error:
-            raise _refusal(messages, error) from None
+        except (TemplateError, TypeError) as error:
+            # verl tries a refused conversation once more, with content that a template may not be able to show.
+            refused = error.__context__ if isinstance(error.__context__, TemplateError) else error
+            raise _refusal(messages, refused) from None
 
     def conversation(self, messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
         """Return the token ids of messages, and those of the answer to them up to the token that ends the turn.
@@ -165,7 +167,7 @@ class ChatTemplate:
         return self.tokenizer.decode(tokens, skip_special_tokens=False)
 
 
-def _refusal(messages: Sequence[Message], error: TemplateError) -> ExampleError:
+def _refusal(messages: Sequence[Message], error: BaseException) -> ExampleError:
     roles = ", ".join(message["role"] for message in messages)
     return ExampleError(f"The chat template refuses a conversation of {roles}: {error}.")
 

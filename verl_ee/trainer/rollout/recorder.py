@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 from uuid import uuid4
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,8 +19,10 @@ from verl_ee.errors import ExampleFileError, did_you_mean
 from verl_ee.experience.progress import plugin_logger
 from verl_ee.objectives.examples import Example
 from verl_ee.objectives.recordings import COLUMN, Recording, check_failures, read_responses
+from verl_ee.prompts.format import Message
 from verl_ee.trainer.protocols import SamplingParams
 from verl_ee.trainer.rollout.environments.pool import close_pools
+from verl_ee.trainer.rollout.loop_answers import difference_line
 from verl_ee.trainer.rollout.recording_client import RecordingClient
 from verl_ee.trainer.rollout.tokens import end_token
 
@@ -137,6 +140,8 @@ def record(path: Path, config: DictConfig, max_dropped: float) -> Recording:
     failed: list[str] = []
     for index, played in enumerate(_play_all(worker, rows, responses)):
         if played.problem is None:
+            if not examples:
+                _report_template(worker, rows[index], played.outputs, responses[index][0])
             examples += _examples(index, played.outputs)
         else:
             failed.append(f"Row {index}: {played.problem}")
@@ -144,6 +149,15 @@ def record(path: Path, config: DictConfig, max_dropped: float) -> Recording:
     recording = Recording(examples, failed, len(rows))
     check_failures(recording, path, max_dropped)
     return recording
+
+
+def _report_template(worker: _Worker, row: DatasetRow, outputs: Sequence[AgentLoopOutput], response: str) -> None:
+    """Log how the answers that a loop sends differ from those of the chat template, if they do."""
+    # A dataset class of the job may give rows of another form.
+    messages = list(cast(Iterable[Message], row.get("raw_prompt", ())))
+    line = difference_line(worker.config, worker.tokenizer, messages, outputs, response)
+    if line:
+        logger.warning(line)
 
 
 def _play_all(worker: _Worker, rows: list[DatasetRow], responses: list[list[str]]) -> list[PlayedRow]:
