@@ -30,7 +30,7 @@ from verl_ee.config import StageConfig
 from verl_ee.envs import make
 from verl_ee.objectives.encoder import Encoder
 from verl_ee.objectives.examples import Example, encode
-from verl_ee.objectives.row_files import PARQUET
+from verl_ee.objectives.files.row_files import PARQUET
 from verl_ee.objectives.rows import imitation_rows, row_to_json, rows_from_json
 from verl_ee.objectives.schedule import batches
 from verl_ee.run.folder import RunFolder

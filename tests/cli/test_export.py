@@ -47,8 +47,8 @@ from verl_ee.experience.files.parquet import write_table
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.encoder import Encoder
 from verl_ee.objectives.examples import Example, encode
+from verl_ee.objectives.files.row_files import export_messages, read_rows, write_rows
 from verl_ee.objectives.reflection.rationales import RATIONALE_SCHEMA, RATIONALES_FILE, Rationale
-from verl_ee.objectives.row_files import export_messages, read_rows, write_rows
 from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.objectives.summaries import write_summaries

@@ -12,7 +12,7 @@ from verl_ee.cli.exported_rows import rows_of
 from verl_ee.config import Objective, parse
 from verl_ee.config.group import compose
 from verl_ee.errors import ConfigError
-from verl_ee.objectives.row_files import write_rows
+from verl_ee.objectives.files.row_files import write_rows
 from verl_ee.objectives.rows import Row
 
 

@@ -18,7 +18,7 @@ from support.export_cases import (
 import verl_ee.plugin  # noqa: F401  (makes the flag known, as verl does)
 from verl_ee.cli.main import main
 from verl_ee.errors import ExampleFileError
-from verl_ee.objectives.row_files import import_messages, read_rows, write_rows
+from verl_ee.objectives.files.row_files import import_messages, read_rows, write_rows
 from verl_ee.objectives.rows import Row
 
 

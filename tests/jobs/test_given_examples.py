@@ -34,7 +34,7 @@ from verl_ee.errors import ConfigError, ExampleFileError
 from verl_ee.experience.expert_files import ExpertFile
 from verl_ee.objectives.encoder import Encoder
 from verl_ee.objectives.examples import Example, encode
-from verl_ee.objectives.row_files import write_rows
+from verl_ee.objectives.files.row_files import write_rows
 from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.run.identity import differences, identity_of

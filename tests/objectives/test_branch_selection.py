@@ -11,7 +11,7 @@ import pytest
 from support.stage_worlds import World, config, executed
 
 from verl_ee.config import WorldModelConfig
-from verl_ee.experience.executed_branches import ExecutedBranch
+from verl_ee.experience.files.executed_branches import ExecutedBranch
 from verl_ee.objectives.branch_selection import allowed_branches, chosen_alternatives
 from verl_ee.objectives.reflection.situations import situations
 

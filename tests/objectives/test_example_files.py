@@ -12,10 +12,10 @@ import pytest
 from support.stage_worlds import ENCODER, NO_LIMITS, text_of
 
 from verl_ee.errors import ExampleError
-from verl_ee.objectives import example_files
-from verl_ee.objectives.example_files import ExampleFiles, ExampleSet
-from verl_ee.objectives.example_tables import EncodedPart, Part, PartEncoder
 from verl_ee.objectives.examples import Example, LengthLimits
+from verl_ee.objectives.files import example_files
+from verl_ee.objectives.files.example_files import ExampleFiles, ExampleSet
+from verl_ee.objectives.files.example_tables import EncodedPart, Part, PartEncoder
 from verl_ee.objectives.rows import Row
 
 EXAMPLES = [

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from verl_ee.errors import ExampleError, ExampleFileError
-from verl_ee.objectives import recordings
 from verl_ee.objectives.examples import Example
-from verl_ee.objectives.recordings import (
+from verl_ee.objectives.files import recordings
+from verl_ee.objectives.files.recordings import (
     COLUMN,
     Recording,
     check_failures,

@@ -10,7 +10,7 @@ import pytest
 
 from verl_ee.config import Objective
 from verl_ee.errors import ExampleFileError
-from verl_ee.objectives.row_files import (
+from verl_ee.objectives.files.row_files import (
     PARQUET,
     STEMS,
     export_messages,

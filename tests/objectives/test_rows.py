@@ -25,8 +25,8 @@ from support.rationale_worlds import (
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.envs.household.env import Household
 from verl_ee.errors import ExampleError
-from verl_ee.experience.executed_branches import ExecutedBranch
 from verl_ee.experience.expert_states import expert_states
+from verl_ee.experience.files.executed_branches import ExecutedBranch
 from verl_ee.experience.store import read_branches
 from verl_ee.objectives.reflection.gates import GATES
 from verl_ee.objectives.reflection.rationales import Rationale, gate_counts, write_rationales

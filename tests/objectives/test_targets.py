@@ -14,7 +14,7 @@ from support.stage_worlds import World, config, executed, text_of
 from verl_ee.config import WorldModelConfig
 from verl_ee.envs.household.env import Household
 from verl_ee.errors import ConfigError
-from verl_ee.experience.executed_branches import ExecutedBranch
+from verl_ee.experience.files.executed_branches import ExecutedBranch
 from verl_ee.objectives.targets import NO_CHANGE, difference_target, raw_target, target_builder, template_target
 from verl_ee.prompts.state import State, Turn
 

@@ -52,8 +52,8 @@ class Silent:
 
 
 def _examples(rows: Rows, objective: str) -> Any:
-    from verl_ee.objectives.example_files import ExampleSet
     from verl_ee.objectives.examples import Example
+    from verl_ee.objectives.files.example_files import ExampleSet
 
     return ExampleSet.of(
         [Example(tuple(prompt), tuple(target), name) for prompt, target, name in rows if name == objective]

@@ -12,7 +12,7 @@ from support.game_collections import write_here
 from verl_ee.envs import ExpertStep, ExpertTrajectory
 from verl_ee.envs.household.env import Household
 from verl_ee.errors import ExampleError
-from verl_ee.experience.executed_branches import ExecutedBranch
+from verl_ee.experience.files.executed_branches import ExecutedBranch
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import read_branches

@@ -16,7 +16,7 @@ from verl_ee.run.folder import RunFolder
 from verl_ee.run.stage_result import BASE
 from verl_ee.run.summary import RunSummary
 from verl_ee.trainer.actor.reference import Reference
-from verl_ee.trainer.data_preparation import DataPreparation
+from verl_ee.trainer.data.data_preparation import DataPreparation
 from verl_ee.trainer.episode_counts import FailureBudget
 from verl_ee.trainer.evaluation import StageEvaluation
 from verl_ee.trainer.mid_training import MidTraining

@@ -14,14 +14,14 @@ from support.prompts import BARE_FORM
 from verl_ee.config import EarlyExperienceConfig, PromptConfig
 from verl_ee.config.checks import parse
 from verl_ee.envs import ExpertTrajectory
-from verl_ee.experience.executed_branches import ExecutedBranch
+from verl_ee.experience.files.executed_branches import ExecutedBranch
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.experience.store import Branch, Transition, read_branches, write_store
 from verl_ee.objectives.encoder import Encoder
-from verl_ee.objectives.example_files import ExampleFiles
-from verl_ee.objectives.example_tables import PartEncoder
 from verl_ee.objectives.examples import LengthLimits
+from verl_ee.objectives.files.example_files import ExampleFiles
+from verl_ee.objectives.files.example_tables import PartEncoder
 from verl_ee.objectives.reflection.rationales import write_rationales
 from verl_ee.objectives.reflection.situations import situations
 from verl_ee.objectives.reflection.template_writer import TemplateWriter

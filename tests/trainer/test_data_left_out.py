@@ -30,8 +30,8 @@ from verl_ee.objectives.reflection.situations import Situation
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.summary import read_summary
-from verl_ee.trainer import data_preparation
-from verl_ee.trainer.data_preparation import DataPreparation
+from verl_ee.trainer.data import data_preparation
+from verl_ee.trainer.data.data_preparation import DataPreparation
 
 SOLVED_AT = 2
 MODEL = ROOT / "examples/tiny_base/model"

@@ -22,7 +22,7 @@ from verl_ee.experience.collecting.collection import CollectionResult
 from verl_ee.experience.expert_files import load_experts, write_experts
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.summary import read_summary
-from verl_ee.trainer import data_preparation
+from verl_ee.trainer.data import data_preparation
 
 
 def job(method: str, experts: Path, environment: str, **keys: Any) -> EarlyExperienceConfig:

@@ -22,8 +22,8 @@ from verl_ee.config.group import compose
 from verl_ee.envs.household.env import Household
 from verl_ee.experience.expert_files import load_experts, write_experts
 from verl_ee.experience.provenance import provenance_of
-from verl_ee.trainer import data_preparation
-from verl_ee.trainer.data_preparation import DataPreparation
+from verl_ee.trainer.data import data_preparation
+from verl_ee.trainer.data.data_preparation import DataPreparation
 
 MODEL = ROOT / "examples/tiny_base/model"
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL)

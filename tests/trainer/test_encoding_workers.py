@@ -8,10 +8,10 @@ from support.stage_worlds import NO_LIMITS
 from transformers import AutoTokenizer
 
 from verl_ee.errors import ExampleError
-from verl_ee.objectives.example_tables import Part, PartEncoder
+from verl_ee.objectives.files.example_tables import Part, PartEncoder
 from verl_ee.objectives.rows import Row
-from verl_ee.trainer import encoding_workers
-from verl_ee.trainer.encoding_workers import EncodingWorkers
+from verl_ee.trainer.data import encoding_workers
+from verl_ee.trainer.data.encoding_workers import EncodingWorkers
 from verl_ee.trainer.rollout.tokens import encoder_for
 
 

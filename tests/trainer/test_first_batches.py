@@ -17,7 +17,7 @@ from verl.trainer.ppo.v1.trainer_separate_async import HybridEngineMode
 import verl_ee.plugin  # makes the flag known, as verl does
 import verl_ee.trainer.trainer_modes  # noqa: F401  (registers them)
 from verl_ee.config.group import TRAINER_MODES
-from verl_ee.objectives.row_files import write_rows
+from verl_ee.objectives.files.row_files import write_rows
 from verl_ee.objectives.rows import Row
 
 

@@ -13,7 +13,7 @@ from support import actors, mid_training_runs
 from support.actors import PAIRS
 
 from verl_ee.errors import StageError
-from verl_ee.objectives.example_files import ExampleSet
+from verl_ee.objectives.files.example_files import ExampleSet
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import StageProgress
 from verl_ee.trainer.mid_training import MidTraining

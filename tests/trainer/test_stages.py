@@ -17,7 +17,7 @@ from verl_ee.experience.collecting.collection import CollectionResult
 from verl_ee.experience.expert_files import write_experts
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import HAND_OVER
-from verl_ee.trainer import data_preparation
+from verl_ee.trainer.data import data_preparation
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def add_to(commands: Commands) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     from verl_ee.cli.exported_rows import config_of_files, config_of_run, rows_of
-    from verl_ee.objectives.row_files import export_messages, export_parquet
+    from verl_ee.objectives.files.row_files import export_messages, export_parquet
     from verl_ee.run.folder import RunFolder
 
     _check_source(args)

@@ -29,8 +29,8 @@ from verl_ee.experience.expert_files import ExpertFile, load_experts
 from verl_ee.experience.progress import plugin_logger
 from verl_ee.experience.provenance import DEFAULTS, PLAYED_KEYS, check_same_source, first_difference, provenance_of
 from verl_ee.experience.store import read_provenance
+from verl_ee.objectives.files.row_files import STEMS, read_rows
 from verl_ee.objectives.reflection.rationales import read_rationales
-from verl_ee.objectives.row_files import STEMS, read_rows
 from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageRows
 from verl_ee.prompts import prompt_format

@@ -47,7 +47,7 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _import_messages(args: argparse.Namespace) -> None:
-    from verl_ee.objectives.row_files import import_messages, write_rows
+    from verl_ee.objectives.files.row_files import import_messages, write_rows
 
     counts = write_rows(args.out, (row for path in args.path for row in import_messages(path, args.turns)))
     print(f"{', '.join(f'{count} {objective}' for objective, count in counts.items())} in {args.out}")

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from verl_ee.envs import without_module
 from verl_ee.errors import StoreError
-from verl_ee.experience.executed_branches import BRANCH_COLUMNS, OUTCOME_COLUMNS, ExecutedBranches, outcome_of
 from verl_ee.experience.files.atomic import digest
+from verl_ee.experience.files.executed_branches import BRANCH_COLUMNS, OUTCOME_COLUMNS, ExecutedBranches, outcome_of
 from verl_ee.experience.files.parquet import TableRow, read_columns, read_metadata, write_table
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef

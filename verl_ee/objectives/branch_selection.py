@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 
 from verl_ee.config import WorldModelConfig
 from verl_ee.envs import ExpertTrajectory
-from verl_ee.experience.executed_branches import ExecutedBranch, ExecutedBranches
+from verl_ee.experience.files.executed_branches import ExecutedBranch, ExecutedBranches
 from verl_ee.experience.outcome import class_of
 from verl_ee.experience.proposers import EXPERT
 

@@ -13,8 +13,8 @@ from typing import Literal, cast, get_args
 from verl_ee.config.models import Objective
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ExampleError, ExampleFileError, did_you_mean
-from verl_ee.experience.executed_branches import ExecutedBranch
 from verl_ee.experience.expert_states import expert_states
+from verl_ee.experience.files.executed_branches import ExecutedBranch
 from verl_ee.experience.files.json_lines import check_keys, typed_value
 from verl_ee.objectives.reflection.rationales import Rationale
 from verl_ee.objectives.targets import TargetBuilder, raw_target

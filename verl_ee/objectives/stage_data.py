@@ -9,12 +9,12 @@ from pathlib import Path
 from verl_ee.config import EarlyExperienceConfig, Objective, StageConfig, built
 from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import StoreError
-from verl_ee.experience.executed_branches import ExecutedBranch
+from verl_ee.experience.files.executed_branches import ExecutedBranch
 from verl_ee.experience.store import BRANCHES, TRANSITIONS, read_branches
 from verl_ee.objectives.branch_selection import Item, allowed_branches, picked, within_budget, within_states
 from verl_ee.objectives.episode_rows import episode_rows
-from verl_ee.objectives.example_files import ExampleFiles, ExampleSet
 from verl_ee.objectives.examples import Example, check_length
+from verl_ee.objectives.files.example_files import ExampleFiles, ExampleSet
 from verl_ee.objectives.reflection.rationales import RATIONALES_FILE, read_rationales
 from verl_ee.objectives.rows import Row, imitation_rows, reflection_rows, world_model_rows
 from verl_ee.objectives.schedule import most_examples, optimizer_steps_of, remaining_steps

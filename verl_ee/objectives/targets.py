@@ -13,7 +13,7 @@ from string import Template
 
 from verl_ee.config import WorldModelConfig
 from verl_ee.errors import ConfigError, did_you_mean
-from verl_ee.experience.executed_branches import ExecutedBranch
+from verl_ee.experience.files.executed_branches import ExecutedBranch
 from verl_ee.prompts.state import State
 
 TargetBuilder = Callable[[State, ExecutedBranch], str]

@@ -11,8 +11,8 @@ from verl_ee.config import StageConfig
 from verl_ee.config.base import ROOT
 from verl_ee.errors import StageError
 from verl_ee.experience.progress import plugin_logger, progress_bar
-from verl_ee.objectives.example_files import ExampleSet
 from verl_ee.objectives.examples import Example
+from verl_ee.objectives.files.example_files import ExampleSet
 from verl_ee.objectives.loss import mean_metrics
 from verl_ee.objectives.schedule import batches, learning_rate
 from verl_ee.run.folder import RunFolder

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.experience.progress import plugin_logger
-from verl_ee.objectives.example_files import ExampleSet
+from verl_ee.objectives.files.example_files import ExampleSet
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.state import HAND_OVER
 from verl_ee.run.summary import RunSummary
 from verl_ee.trainer.actor.reference import Reference, joined_fingerprints
 from verl_ee.trainer.checkpoints import check_space
-from verl_ee.trainer.data_preparation import DataPreparation
+from verl_ee.trainer.data.data_preparation import DataPreparation
 from verl_ee.trainer.evaluation import StageEvaluation
 from verl_ee.trainer.mid_training import MidTraining
 from verl_ee.trainer.protocols import ActorWorkers, Servers

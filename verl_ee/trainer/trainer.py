@@ -26,7 +26,7 @@ from verl_ee.trainer.actor.micro_batches import BatchLimits, pads_rows
 from verl_ee.trainer.actor.reference import Reference
 from verl_ee.trainer.actor.worker import EarlyExperienceWorker
 from verl_ee.trainer.checkpoints import kept_by_grpo, older_is_kept
-from verl_ee.trainer.data_preparation import DataPreparation
+from verl_ee.trainer.data.data_preparation import DataPreparation
 from verl_ee.trainer.episode_counts import EpisodeCounts, FailureBudget
 from verl_ee.trainer.evaluation import StageEvaluation
 from verl_ee.trainer.mid_training import MidTraining, last_line, save_failed

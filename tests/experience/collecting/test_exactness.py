@@ -20,7 +20,7 @@ from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.envs import ExpertStep, ExpertTrajectory
 from verl_ee.envs.household.env import ID, Household
 from verl_ee.experience.collecting.collection import Collection
-from verl_ee.experience.executed_branches import ExecutedBranch
+from verl_ee.experience.files.executed_branches import ExecutedBranch
 from verl_ee.experience.store import read_branches
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.slow]

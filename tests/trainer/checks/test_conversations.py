@@ -84,7 +84,7 @@ def test_a_template_that_changes_an_action_is_refused(tokenizer: Any) -> None:
 
 def test_rows_that_are_not_written_yet_are_tried_too(tokenizer: Any) -> None:
     """A template that hides thoughts shows only when there is one."""
-    turn = TURN.replace("message['content']", "message['content'].split('leads on.')[-1]")
+    turn = TURN.replace("message['content']", "message['content'].split('leads on.')[-1].lstrip()")
     hiding = with_template(tokenizer, turn)
     check_conversations(JOB, config(), hiding, EXPERTS, ["imitation", "world_model"])
     with pytest.raises(ConfigError, match="reflection, trajectory 0, step 0: the chat template makes another answer"):

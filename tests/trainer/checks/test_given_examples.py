@@ -18,7 +18,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl_ee.config import Objective
 from verl_ee.errors import ConfigError
 from verl_ee.experience.task_files import AGENT_NAME
-from verl_ee.objectives.row_files import write_rows
+from verl_ee.objectives.files.row_files import write_rows
 from verl_ee.objectives.rows import Row
 from verl_ee.trainer.rollout.agent_loop import EnvironmentAgentLoop
 

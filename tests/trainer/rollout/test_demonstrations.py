@@ -31,7 +31,7 @@ from verl_ee.objectives.examples import Example
 from verl_ee.objectives.rows import Row
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.trainer.rollout.demonstrations import check_demonstrations, recorded
-from verl_ee.trainer.rollout.recorder import record
+from verl_ee.trainer.rollout.recording.recorder import record
 
 
 def without(column: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 
 from verl_ee.prompts.format import Message
-from verl_ee.trainer.rollout.loop_answers import difference_line
+from verl_ee.trainer.rollout.recording.loop_answers import difference_line
 
 MESSAGES: list[Message] = [{"role": "user", "content": "Say hello."}]
 

@@ -34,7 +34,7 @@ from verl.workers.rollout.replica import TokenOutput
 from verl_ee.errors import ExampleError
 from verl_ee.experience.progress import read_plugin_line
 from verl_ee.objectives.examples import Example
-from verl_ee.trainer.rollout.recorder import record
+from verl_ee.trainer.rollout.recording.recorder import record
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from support.tool_jobs import END, call, config  # noqa: F401
 from transformers import AutoTokenizer
 
 from verl_ee.errors import ExampleError
-from verl_ee.trainer.rollout.recording_client import RecordingClient
+from verl_ee.trainer.rollout.recording.recording_client import RecordingClient
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def test_a_tokenizer_without_an_end_is_refused(tokenizer: Any) -> None:
 
 def test_a_response_goes_on_with_a_thought_that_the_prompt_has_opened(tokenizer: Any) -> None:
     thinking = copy.deepcopy(tokenizer)
-    thinking.chat_template = tokenizer.chat_template.replace("assistant\n", "assistant\n<think>\n")
+    thinking.chat_template = tokenizer.chat_template.replace("assistant\\n", "assistant\\n<think>\\n")
     encoder, form = encoder_for(thinking, "qwen2", {}), TextFormat(PromptConfig())
     assert tokenizer.decode(encoder.prompt([{"role": "user", "content": "x"}])).rstrip().endswith("<think>")
     for response, action in (("I could.\nAction: go", None), ("I could.\nAction: go\n</think>\nAction: look", "look")):

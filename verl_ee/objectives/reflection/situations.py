@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from verl_ee.envs import CanonicalForm, ExpertTrajectory, canonical_form
 from verl_ee.errors import ExampleError
-from verl_ee.experience.executed_branches import ExecutedBranch
 from verl_ee.experience.expert_states import expert_states
+from verl_ee.experience.files.executed_branches import ExecutedBranch
 from verl_ee.experience.proposers import EXPERT
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.branch_selection import chosen_alternatives

@@ -22,8 +22,8 @@ from verl_ee.config.group import TRAINER_MODES
 from verl_ee.errors import ConfigError, did_you_mean
 from verl_ee.experience.cost import read_prices
 from verl_ee.experience.progress import plugin_logger
+from verl_ee.objectives.files.row_files import read_rows
 from verl_ee.objectives.reflection.gates import GATES
-from verl_ee.objectives.row_files import read_rows
 from verl_ee.objectives.targets import target_builder
 from verl_ee.objectives.writing.endpoint import check_endpoint
 from verl_ee.prompts import prompt_format

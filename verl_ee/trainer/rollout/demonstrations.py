@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from verl_ee.config import EarlyExperienceConfig, Objective, built
 from verl_ee.config.base import ROOT
 from verl_ee.errors import ConfigError, ExampleFileError
-from verl_ee.objectives.recordings import Recording, read_recording, read_responses, write_recording
-from verl_ee.trainer.rollout.recorder import record
+from verl_ee.objectives.files.recordings import Recording, read_recording, read_responses, write_recording
+from verl_ee.trainer.rollout.recording.recorder import record
 
 
 def recorded(store: Path, path: Path, config: DictConfig, max_dropped: float) -> Recording:

@@ -23,15 +23,15 @@ from verl_ee.experience.provenance import provenance_of
 from verl_ee.experience.store import read_branches
 from verl_ee.objectives.encoder import Encoder
 from verl_ee.objectives.episode_rows import check_growing
-from verl_ee.objectives.example_files import ExampleFiles
-from verl_ee.objectives.example_tables import PartEncoder
 from verl_ee.objectives.examples import Example, LengthLimits
+from verl_ee.objectives.files.example_files import ExampleFiles
+from verl_ee.objectives.files.example_tables import PartEncoder
+from verl_ee.objectives.files.row_files import read_rows
 from verl_ee.objectives.reflection.rationales import gate_counts, write_rationales
 from verl_ee.objectives.reflection.rejections import check_accepted, rejected_counts
 from verl_ee.objectives.reflection.situations import situations
 from verl_ee.objectives.reflection.state_choice import choose_states
 from verl_ee.objectives.reflection.template_writer import TemplateWriter
-from verl_ee.objectives.row_files import read_rows
 from verl_ee.objectives.stage_data import StageData
 from verl_ee.objectives.summaries import write_summaries
 from verl_ee.objectives.writing.endpoint import EndpointWriter
@@ -40,7 +40,7 @@ from verl_ee.prompts.neutral import NeutralFormat
 from verl_ee.run.folder import RunFolder
 from verl_ee.run.summary import RunSummary
 from verl_ee.trainer.checks.experts import check_own_data, check_played, experts_of
-from verl_ee.trainer.encoding_workers import EncodingWorkers
+from verl_ee.trainer.data.encoding_workers import EncodingWorkers
 from verl_ee.trainer.protocols import SamplingParams, ServerClient, Tokenizer
 from verl_ee.trainer.rollout.context import context_length
 from verl_ee.trainer.rollout.demonstrations import recorded

@@ -18,12 +18,12 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from verl_ee.errors import ExampleFileError, did_you_mean
 from verl_ee.experience.progress import plugin_logger
 from verl_ee.objectives.examples import Example
-from verl_ee.objectives.recordings import COLUMN, Recording, check_failures, read_responses
+from verl_ee.objectives.files.recordings import COLUMN, Recording, check_failures, read_responses
 from verl_ee.prompts.format import Message
 from verl_ee.trainer.protocols import SamplingParams
 from verl_ee.trainer.rollout.environments.pool import close_pools
-from verl_ee.trainer.rollout.loop_answers import difference_line
-from verl_ee.trainer.rollout.recording_client import RecordingClient
+from verl_ee.trainer.rollout.recording.loop_answers import difference_line
+from verl_ee.trainer.rollout.recording.recording_client import RecordingClient
 from verl_ee.trainer.rollout.tokens import end_token
 
 logger = plugin_logger(__name__)

@@ -9,7 +9,7 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_ee.errors import ExampleError
-from verl_ee.objectives.recordings import COLUMN
+from verl_ee.objectives.files.recordings import COLUMN
 from verl_ee.trainer.protocols import SamplingParams, Tokenizer
 from verl_ee.trainer.rollout.tokens import end_token
 

@@ -24,7 +24,8 @@ from verl_ee.errors import ExampleError
 from verl_ee.experience.files.atomic import digest, file_digest, write_json
 from verl_ee.experience.files.versions import FileFormat, read_versioned_json
 from verl_ee.experience.progress import progress_bar
-from verl_ee.objectives.example_tables import (
+from verl_ee.objectives.examples import Example
+from verl_ee.objectives.files.example_tables import (
     COLUMNS,
     NO_LIMITS,
     SHOWN,
@@ -38,7 +39,6 @@ from verl_ee.objectives.example_tables import (
     table_of,
     write_part,
 )
-from verl_ee.objectives.examples import Example
 from verl_ee.objectives.rows import Row
 
 EXAMPLES = FileFormat(1, ExampleError, "does not describe examples", "Delete its folder; it is made again.")
@@ -57,7 +57,7 @@ class ExampleSet(Sequence[Example]):
     """
 
     def __init__(self, tables: Sequence[pa.Table], digest: str, dropped: int = 0, shown: Sequence[str] = ()) -> None:
-        """Read tables with the columns of `verl_ee.objectives.example_tables`."""
+        """Read tables with the columns of `verl_ee.objectives.files.example_tables`."""
         self._tables = tables
         self._ends = list(itertools.accumulate(table.num_rows for table in tables))
         self.digest, self.dropped, self.shown = digest, dropped, tuple(shown)

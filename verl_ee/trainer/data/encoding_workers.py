@@ -14,7 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from verl_ee.errors import EarlyExperienceError
 from verl_ee.experience.progress import plugin_logger
-from verl_ee.objectives.example_tables import EncodedPart, Part, PartEncoder
+from verl_ee.objectives.files.example_tables import EncodedPart, Part, PartEncoder
 
 logger = plugin_logger(__name__)
 ALONE = 20.0

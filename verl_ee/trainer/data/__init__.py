@@ -1,0 +1,1 @@
+"""The data of a job: made part by part, and encoded."""

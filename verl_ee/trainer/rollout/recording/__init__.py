@@ -1,0 +1,1 @@
+"""Demonstrations played through the agent loops of a job."""
