@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from pydantic import JsonValue
 from verl_ee.config import EarlyExperienceConfig
 from verl_ee.config.base import ROOT
 from verl_ee.errors import ConfigError
+from verl_ee.experience.files.atomic import file_digest
 from verl_ee.experience.provenance import DECISIVE
 from verl_ee.prompts.formats import prompt_format
 
@@ -89,7 +89,7 @@ def _contents(early: EarlyExperienceConfig) -> dict[str, JsonValue]:
 
 def _sha256(key: str, path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise ConfigError(f"{ROOT}.{key}={str(path)!r} cannot be read ({error.strerror}). Name another file.") from None
 

@@ -1,4 +1,4 @@
-"""What an agent loop of the job sends as an answer, beside what the chat template would render."""
+"""The first answer that an agent loop of the job sends, compared with the one that the chat template renders."""
 
 from __future__ import annotations
 
