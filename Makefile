@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 BENCH ?= collect
+DEMO := $(if $(filter smollm2,$(MODEL)),env -u MODEL examples/smollm2/run.sh,recipes/household/run.sh)
 # Errors alone: pip's warnings about indexes and retries are of no use where the installation works.
 QUIET := --quiet --quiet
 TORCH := torch==2.13.0
@@ -43,9 +44,9 @@ constraints: ## write the versions of a fresh environment to constraints/cpu.txt
 	build/fresh/bin/python -m pip freeze --all --exclude-editable | sed 's/+.*//' >> constraints/cpu.txt
 	rm -rf build/fresh
 
-demo: setup ## collect, mid-train, hand over and run GRPO on the household, small, into OUT; then the report
+demo: setup ## collect, mid-train, hand over and run GRPO on the household, small, into OUT; with MODEL=smollm2 a real model
 	@rm -rf $(OUT)
-	@CONSOLE=quiet OUT=$(OUT) recipes/household/run.sh
+	@CONSOLE=quiet OUT=$(OUT) $(DEMO)
 	@verl-ee report $(OUT)
 
 test: setup ## run the fast tests

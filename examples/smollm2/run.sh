@@ -1,16 +1,31 @@
 #!/usr/bin/env bash
-# Self-reflection of SmolLM2-135M-Instruct on the household, with the prompt's defaults: examples/smollm2/run.sh [override ...]
+# The whole road with SmolLM2-135M-Instruct on the household, small: examples/smollm2/run.sh [override ...]
 # Environment: MODEL, OUT and those of recipes/household/run.sh.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-export MODEL=${MODEL:-$PWD/build/smollm2} OUT=${OUT:-runs/smollm2} METHOD=sr DEMOS=${DEMOS:-6} EPISODES=${EPISODES:-4}
-export PROMPT=${PROMPT:-768} RESPONSE=${RESPONSE:-64} LR=${LR:-1e-5}
-WRITER=early_experience.writers.policy
-# So small a model seldom writes an action: it gets several draws for each alternative, at a low temperature. Few of its
-# rationales pass the gates, at any temperature, so few are asked for.
-recipes/household/run.sh +$WRITER.kind=policy +$WRITER.max_tokens=256 early_experience.reflection.min_accepted=0.02 early_experience.collect.reflection.draws=12 \
-  'early_experience.collect.reflection.temperatures=[0.5]' \
-  early_experience.stages.reflection.epochs=1 early_experience.max_turns=3 early_experience.evaluate=False \
-  actor_rollout_ref.rollout.max_model_len=2048 data.train_batch_size=2 actor_rollout_ref.rollout.n=2 \
-  actor_rollout_ref.actor.ppo_mini_batch_size=2 \
-  trainer.total_training_steps=1 trainer.val_before_train=False trainer.test_freq=-1 trainer.save_freq=-1 "$@"
+export MODEL=${MODEL:-$PWD/build/smollm2} OUT=${OUT:-runs/smollm2} METHOD=iwm_sr DEMOS=${DEMOS:-8} EPISODES=${EPISODES:-4}
+export PROMPT=${PROMPT:-1024} RESPONSE=${RESPONSE:-160} LR=${LR:-5e-5} GRPO_LR=${GRPO_LR:-1e-6}
+[[ -e $MODEL/config.json ]] || python examples/smollm2/fetch.py "$MODEL"
+EARLY=early_experience
+SETTINGS=(
+  # It keeps to the form of a chat better than to one long message, at a low temperature.
+  $EARLY.prompt.format=react $EARLY.history_length=2 $EARLY.max_turns=6
+  actor_rollout_ref.rollout.temperature=0.5 actor_rollout_ref.rollout.max_model_len=2048
+)
+for SET in world_model reflection; do
+  SETTINGS+=(
+    $EARLY.collect.$SET.alternatives=policy $EARLY.collect.$SET.k=2 $EARLY.collect.$SET.draws=6
+    $EARLY.collect.$SET.temperatures='[0.5]' $EARLY.collect.$SET.unlisted=replace
+  )
+done
+SETTINGS+=(
+  # It writes the summaries that the world model predicts, and the rationales. Few of these pass the gates, and many texts
+  # are cut off, so little is asked for.
+  $EARLY.world_model.target=summary
+  +$EARLY.writers.policy.kind=policy +$EARLY.writers.policy.max_tokens=256 +$EARLY.writers.policy.temperature=0.7
+  $EARLY.reflection.min_accepted=0.02 $EARLY.max_dropped=0.5
+  $EARLY.stages.reflection.epochs=2
+  data.train_batch_size=1 actor_rollout_ref.rollout.n=4 actor_rollout_ref.actor.ppo_mini_batch_size=1
+  trainer.total_training_steps=1 trainer.test_freq=1 trainer.save_freq=-1
+)
+recipes/household/run.sh "${SETTINGS[@]}" "$@"

@@ -24,7 +24,7 @@ import pyarrow as pa
 from benchmarks.figures import Report, Sample
 from benchmarks.settings import ROOT
 
-DEMONSTRATIONS, GRPO_STEPS, EPISODES = 100, 4, 64
+DEMONSTRATIONS, GRPO_STEPS, EPISODES = 100, 3, 64
 """Demonstrations; steps of GRPO; episodes of one step, as the recipe has them."""
 REACT = (
     "early_experience.prompt.format=react",

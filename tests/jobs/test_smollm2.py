@@ -1,4 +1,4 @@
-"""A real instruct model, SmolLM2-135M-Instruct, in the household's job of self-reflection."""
+"""A real instruct model, SmolLM2-135M-Instruct, on the whole road: world model, reflection, GRPO."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from support.jobs import ROOT
 
@@ -32,7 +33,7 @@ def run(folder: Path, model: Path, *overrides: str) -> subprocess.CompletedProce
 def test_a_prompt_that_does_not_say_how_to_answer_ends_collecting_with_three_responses(
     model: Path, tmp_path: Path
 ) -> None:
-    prompt, sampling = "early_experience.prompt.", "early_experience.collect.reflection."
+    prompt, sampling = "early_experience.prompt.", "early_experience.collect.world_model."
     done = run(
         tmp_path / "run",
         model,
@@ -47,17 +48,21 @@ def test_a_prompt_that_does_not_say_how_to_answer_ends_collecting_with_three_res
     error = json.loads((tmp_path / "run/early_experience/error.json").read_text())
     message = error["message"]
     assert message.startswith("The policy itself wrote ")
-    assert "early_experience.collect.reflection.min_own=0.2" in message
+    assert "early_experience.collect.world_model.min_own=0.2" in message
     assert message.count("\n--- a response (") == 3
     assert error["stage"] == "collect"
 
 
-def test_with_the_prompt_s_defaults_the_job_goes_on(model: Path, tmp_path: Path) -> None:
+def test_the_policy_itself_proposes_acts_and_writes(model: Path, tmp_path: Path) -> None:
     done = run(tmp_path / "run", model)
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     files = tmp_path / "run/early_experience"
-    totals = json.loads((files / "summary.json").read_text())["sets"]["reflection"]
-    assert totals["own"] >= 0.2 * totals["possible"]
+    summary = json.loads((files / "summary.json").read_text())
+    for totals in summary["sets"].values():
+        assert totals["responses"] - totals["without_action"] >= 0.8 * totals["responses"]
+        assert totals["own"] >= 0.2 * totals["possible"]
     rationales = read_rationales(files)
-    assert len(rationales) == totals["states"]
+    assert len(rationales) == summary["sets"]["reflection"]["states"]
     assert any(rationale.accepted for rationale in rationales)
+    assert any(row["text"] for row in pq.read_table(files / "summaries.parquet").to_pylist())
+    assert [stage["name"] for stage in summary["stages"]] == ["base", "world_model", "reflection", "grpo"]

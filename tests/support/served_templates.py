@@ -7,7 +7,9 @@ into a folder that is thrown away.
 from __future__ import annotations
 
 import logging
+import random
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from verl_ee.errors import ExampleError
 from verl_ee.experience.expert_states import expert_states
 from verl_ee.objectives.episode_rows import episode_rows
 from verl_ee.objectives.examples import encode
-from verl_ee.prompts import PromptFormat
+from verl_ee.prompts import Message, PromptFormat
 from verl_ee.prompts.formats import FORMATS
 from verl_ee.trainer.rollout.tokens import encoder_for, neutral_format
 
@@ -91,6 +93,45 @@ def episode_problem(tokenizer: Any, model: Served) -> str:
     if learned != "".join(f"{answer}{model.end}" for answer in answers):
         return "something else is learned than the answers"
     return ""
+
+
+def odd_conversations(count: int) -> Iterator[tuple[list[Message], str]]:
+    """Yield chats and answers, of pieces that a tokenizer treats each in a way of its own; none is a control token."""
+    rng = random.Random(0)
+    pieces = (
+        "a",
+        " ",
+        "  ",
+        "\n",
+        "\n\n",
+        "\t",
+        "look",
+        " at",
+        "7",
+        "...",
+        "</",
+        "<|",
+        "|>",
+        "im_end",
+        "\u00e9",
+        "e\u0301",
+        "\U0001f600",
+    )
+
+    def text() -> str:
+        return "x" + "".join(rng.choices(pieces, k=rng.randrange(1, 12))) + "x"
+
+    for _ in range(count):
+        past = [
+            message
+            for _ in range(rng.randrange(3))
+            for message in (_user(text()), {"role": "assistant", "content": text()})
+        ]
+        yield [*past, _user(text())], rng.choice(("", " ")) + text() + rng.choice(("", "\n", " "))
+
+
+def _user(content: str) -> Message:
+    return {"role": "user", "content": content}
 
 
 def whole_conversation(tokenizer: Any, messages: Any, answer: str) -> list[int]:

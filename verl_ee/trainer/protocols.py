@@ -43,10 +43,15 @@ class AddedToken(Protocol):
     Attributes:
         content: its text.
         special: whether it is no text: a decoder may leave it out.
+        normalized, lstrip, rstrip, single_word: whether what stands around it decides where it begins and ends.
     """
 
     content: str
     special: bool
+    normalized: bool
+    lstrip: bool
+    rstrip: bool
+    single_word: bool
 
 
 class Tokenizer(Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.jobs import ROOT
 from support.real_tokenizers import MODELS, Served, fetch, load
-from support.served_templates import problem, table
+from support.served_templates import odd_conversations, problem, table, whole_conversation
 
 from verl_ee.prompts import Message
 from verl_ee.prompts.formats import FORMATS
@@ -35,6 +35,15 @@ def tokenizer_of(folder: Path, name: str) -> tuple[Any, Served]:
 def test_a_template_serves_every_format(folder: Path, template: str) -> None:
     tokenizer, model = tokenizer_of(folder, template)
     assert {name: problem(tokenizer, model, name) for name in FORMATS} == dict.fromkeys(FORMATS, "")
+
+
+@pytest.mark.parametrize("template", sorted(REQUIRED))
+def test_odd_texts_are_encoded_as_the_template_s_whole_conversation(folder: Path, template: str) -> None:
+    tokenizer, model = tokenizer_of(folder, template)
+    encoder = encoder_for(tokenizer, model.model_type, {})
+    for messages, answer in odd_conversations(100):
+        tokens = [token for part in encoder.conversation(messages, answer) for token in part]
+        assert tokens == whole_conversation(tokenizer, messages, answer)[: len(tokens)]
 
 
 def test_the_table_of_the_docs_is_what_the_command_prints(folder: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support.jobs import ROOT
+from support.served_templates import odd_conversations, whole_conversation
 from transformers import AutoTokenizer
 
 from verl_ee.config import PromptConfig
@@ -31,6 +32,14 @@ def test_a_prompt_is_the_conversation_of_the_chat_template(tokenizer: Any) -> No
     messages = [{"role": "user", "content": "look around"}]
     expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert tokenizer.decode(encoder_for(tokenizer, "qwen2", {}).prompt(messages)) == expected
+
+
+def test_prompt_and_target_are_the_whole_conversation_whatever_they_say(tokenizer: Any) -> None:
+    encoder = encoder_for(tokenizer, "qwen2", {})
+    for messages, answer in odd_conversations(200):
+        prompt, target = encoder.conversation(messages, answer)
+        assert prompt == encoder.prompt(messages)
+        assert [*prompt, *target] == whole_conversation(tokenizer, messages, answer)[: len(prompt) + len(target)]
 
 
 def test_a_target_ends_once_whatever_is_written_in_it(tokenizer: Any) -> None:

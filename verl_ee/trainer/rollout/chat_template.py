@@ -81,8 +81,8 @@ class ChatTemplate:
         Raises:
             ExampleError: if the template renders the prompt in another way once there is an answer, or ends no turn.
         """
-        prompt = self.prompt(messages)
-        whole = self._rendered([*self._served(messages), {"role": "assistant", "content": answer.lstrip("\n")}])
+        prompt, served = self.prompt(messages), self._served(messages)
+        whole = self._answered(prompt, served, {"role": "assistant", "content": answer.lstrip("\n")})
         if whole[: len(prompt)] != prompt:
             raise ExampleError(self._difference(prompt, whole))
         target = whole[len(prompt) :]
@@ -144,14 +144,39 @@ class ChatTemplate:
         content = f"{system['content']}\n\n{rest[0]['content']}"
         return [{"role": rest[0]["role"], "content": content}, *rest[1:]]
 
-    def _rendered(self, messages: list[Message]) -> list[int]:
+    def _answered(self, prompt: list[int], messages: list[Message], answer: Message) -> list[int]:
+        """Return the token ids of a conversation, of which the prompt's are known.
+
+        A tokenizer takes a text apart at its control tokens before it does anything else. So nothing before the last
+        one of the prompt has to be encoded again, if both texts begin alike.
+        """
+        last = next((at for at in reversed(range(len(prompt))) if prompt[at] in self._dividing), None)
+        if last is not None:
+            asked, whole = str(self._rendered(messages, ask=True)), str(self._rendered([*messages, answer]))
+            begin = asked.rfind(self._dividing[prompt[last]])
+            if begin >= 0 and whole.startswith(asked) and self._encoded(asked[begin:]) == prompt[last:]:
+                return [*prompt[:last], *self._encoded(whole[begin:])]
+        return list(normalize_token_ids(self._rendered([*messages, answer], tokenize=True)))
+
+    @cached_property
+    def _dividing(self) -> dict[int, str]:
+        """Texts of the tokens at which a text is taken apart wherever they stand, by id."""
+        return {
+            token: added.content
+            for token, added in self.tokenizer.added_tokens_decoder.items()
+            if not (added.normalized or added.lstrip or added.rstrip or added.single_word)
+        }
+
+    def _encoded(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _rendered(self, messages: list[Message], *, ask: bool = False, tokenize: bool = False) -> object:
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                messages, tokenize=True, add_generation_prompt=False, **self.kwargs
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=tokenize, add_generation_prompt=ask, **self.kwargs
             )
         except TemplateError as error:
             raise _refusal(messages, error) from None
-        return list(normalize_token_ids(rendered))
 
     def _difference(self, prompt: list[int], conversation: list[int]) -> str:
         pairs = zip(prompt, conversation, strict=False)
