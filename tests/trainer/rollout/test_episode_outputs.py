@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.episode_games import MISHAPS_ID
 from support.episodes import VERSIONS, Episodes, executed, info_of
+from support.jobs import ROOT
+from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 
 from verl_ee.config import PromptConfig
 from verl_ee.envs.household.env import Household
 from verl_ee.objectives.episode_rows import episode_rows
 from verl_ee.objectives.examples import encode
+from verl_ee.prompts import Message
 from verl_ee.prompts.formats import prompt_format
+from verl_ee.trainer.rollout.episode_outputs import GrowingOutput, Lengths
 from verl_ee.trainer.rollout.tokens import encoder_for
 
 WIN = "Thought: Now.\nAction: win"
@@ -147,3 +152,34 @@ def test_turns_have_the_bound_too_where_each_is_an_output(tmp_path: Path) -> Non
     episodes = Episodes(MISHAPS_ID, {"marks": tmp_path, "told": True, "noisy": False}, max_turn_tokens=2)
     (outputs,) = episodes.play(["Action: go"] * 6)
     assert [len(output.response_ids) for output in outputs] == [2] * 6
+
+
+def test_an_end_that_the_template_does_not_write_ends_a_turn_too() -> None:
+    """A chat model may end its turn with another of the tokens that its generation config names."""
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "examples/tiny_base/model")
+    plain = encoder_for(tokenizer, "qwen2", {})
+    (other,) = {token for token in tokenizer.encode("7", add_special_tokens=False)}
+    output = GrowingOutput(replace(plain, ends=plain.ends | {other}), Lengths(1024, 1024, 40, 2048))
+    asked: list[Message] = [{"role": "user", "content": "Begin."}]
+    following: list[Message] = [*asked, {"role": "assistant", "content": "go"}, {"role": "user", "content": "On."}]
+    first, words = output.prompt(asked), tokenizer.encode("go", add_special_tokens=False)
+    output.add(SimpleNamespace(token_ids=[*words, other], log_probs=None, extra_fields={}))
+    assert first is not None
+    between = tokenizer.encode(f"\n<|im_start|>user\nOn.<|im_end|>\n{BEGIN}", add_special_tokens=False)
+    assert output.prompt(following) == [*first, *words, other, *between]
+
+
+def test_an_episode_of_which_a_turn_has_no_log_probabilities_has_none() -> None:
+    encoder = encoder_for(AutoTokenizer.from_pretrained(ROOT / "examples/tiny_base/model"), "qwen2", {})
+    asked: list[Message] = [{"role": "user", "content": "Begin."}]
+    following: list[Message] = [*asked, {"role": "assistant", "content": "go"}, {"role": "user", "content": "On."}]
+    for log_probs, expected in (([-0.5], [-0.5]), (None, None)):
+        output = GrowingOutput(encoder, Lengths(1024, 1024, 40, 2048))
+        output.prompt(asked)
+        output.add(SimpleNamespace(token_ids=[5], log_probs=[-0.25], extra_fields={}))
+        output.prompt(following)
+        output.add(SimpleNamespace(token_ids=[6], log_probs=log_probs, extra_fields={}))
+        (made,) = output.finished()
+        learned = None if made.response_logprobs is None else [made.response_logprobs[0], made.response_logprobs[-1]]
+        assert learned == (None if expected is None else [-0.25, *expected])
+        assert (made.response_mask[0], made.response_mask[-1], made.response_ids[-1]) == (1, 1, 6)
