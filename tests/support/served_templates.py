@@ -119,7 +119,7 @@ def odd_conversations(count: int) -> Iterator[tuple[list[Message], str]]:
     )
 
     def text() -> str:
-        return "x" + "".join(rng.choices(pieces, k=rng.randrange(1, 12))) + "x"
+        return "".join(rng.choices(pieces, k=rng.randrange(1, 12))).replace("<|im_end|>", "")
 
     for _ in range(count):
         past = [
@@ -127,7 +127,8 @@ def odd_conversations(count: int) -> Iterator[tuple[list[Message], str]]:
             for _ in range(rng.randrange(3))
             for message in (_user(text()), {"role": "assistant", "content": text()})
         ]
-        yield [*past, _user(text())], rng.choice(("", " ")) + text() + rng.choice(("", "\n", " "))
+        # An answer loses new lines in front of it.
+        yield [*past, _user(text())], f"{rng.choice(('', ' '))}{text()}".lstrip("\n")
 
 
 def _user(content: str) -> Message:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
+import ray
 from support.jobs import ROOT
 from support.stage_worlds import NO_LIMITS
 from transformers import AutoTokenizer
 
 from verl_ee.errors import ExampleError
+from verl_ee.experience.progress import read_plugin_line
 from verl_ee.objectives.files.example_tables import Part, PartEncoder
 from verl_ee.objectives.rows import Row
+from verl_ee.prompts.format import Message
 from verl_ee.trainer.data import encoding_workers
 from verl_ee.trainer.data.encoding_workers import EncodingWorkers
 from verl_ee.trainer.rollout.tokens import encoder_for
@@ -57,3 +64,23 @@ def test_a_row_that_cannot_be_rendered_is_named(at_once: None, encode: PartEncod
         list(EncodingWorkers(encode)([*parts(4), broken]))
     assert str(raised.value) == str(alone.value)
     assert "number 7" in str(raised.value)
+
+
+def test_what_a_worker_cannot_encode_is_encoded_here(
+    at_once: None, encode: PartEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, conversation = os.getpid(), encode.encoder.conversation
+
+    def known_here(messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
+        if os.getpid() != here:
+            raise ImportError("no module 'own_tokenizer'")
+        return conversation(messages, answer)
+
+    fragile = replace(encode, encoder=replace(encode.encoder, conversation=known_here))
+    many = parts(30)
+    assert list(EncodingWorkers(fragile)(many)) == list(encode(many))
+    warnings = [line.text for line in map(read_plugin_line, capsys.readouterr().err.splitlines()) if line]
+    assert all("could not encode a part (" in text and "own_tokenizer" in text for text in warnings)
+    # Each worker is tried once.
+    assert 1 <= len(warnings) <= int(ray.cluster_resources()["CPU"])
+    assert warnings[-1].endswith("; 0 workers go on")

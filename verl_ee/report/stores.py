@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from verl_ee.experience.files.parquet import read_columns
+from verl_ee.experience.files.table_rows import TableRows
 from verl_ee.experience.proposers import EXPERT
 from verl_ee.experience.store import (
     BRANCH_SCHEMA,
@@ -44,7 +47,8 @@ def store_text(folder: Path, samples: int = 0, seed: int = 0) -> str:
     transitions = read_columns(folder / TRANSITIONS, TRANSITION_SCHEMA, TRANSITION_SCHEMA.names)
     branches = read_columns(folder / BRANCHES, BRANCH_SCHEMA, BRANCH_SCHEMA.names)
     rows = rows_of_transitions(folder, branches, transitions)
-    states = _states(branches, transitions, rows)
+    hashes = _hashes(transitions)
+    states = _states(branches, hashes, rows)
     counts = f"{pc.count_distinct(states['trajectory']).as_py()} trajectories, {states.num_rows} states"
     lines = [
         f"store: {folder}",
@@ -52,14 +56,13 @@ def store_text(folder: Path, samples: int = 0, seed: int = 0) -> str:
         "",
         f"{counts}, {branches.num_rows} branches, {transitions.num_rows} transitions",
         "",
-        _proposer_table(branches, _measured(transitions).take(rows)),
+        _proposer_table(branches, _measured(transitions, hashes).take(rows)),
         "",
         f"branches that point to a transition of another: {branches.num_rows - transitions.num_rows}",
         f"states in which all outcomes are equal: {_uniform_states(states)} of {states.num_rows}",
     ]
     drawn = random.Random(seed).sample(range(branches.num_rows), min(samples, branches.num_rows))
-    chosen = pa.array(drawn, pa.int64())
-    taken, outcomes = branches.take(chosen).to_pylist(), transitions.take(rows.take(chosen)).to_pylist()
+    taken, outcomes = TableRows(branches).at(drawn), TableRows(transitions).at(rows.to_numpy()[drawn])
     texts = (
         _sample_text(branch_of(branch), transition_of(transition))
         for branch, transition in zip(taken, outcomes, strict=True)
@@ -67,15 +70,20 @@ def store_text(folder: Path, samples: int = 0, seed: int = 0) -> str:
     return "\n".join([*lines, *texts])
 
 
-def _states(branches: pa.Table, transitions: pa.Table, rows: pa.Array) -> pa.Table:
+def _states(branches: pa.Table, hashes: pa.Array, rows: pa.Array) -> pa.Table:
     """Return for each state its branches (`seen_count`) and its different observations (`seen_count_distinct`)."""
-    seen = branches.select(_STATE).append_column("seen", _numbers(transitions).take(rows))
+    seen = branches.select(_STATE).append_column("seen", hashes.take(rows))
     return seen.group_by(list(_STATE)).aggregate([("seen", "count"), ("seen", "count_distinct")])
 
 
-def _numbers(transitions: pa.Table) -> pa.Array:
-    """Return a number for each observation, equal for equal ones: texts would be copied for every branch."""
-    return pc.dictionary_encode(transitions["observation"].combine_chunks()).indices
+def _hashes(transitions: pa.Table) -> pa.Array:
+    """Return a hash of each observation, in 64 bits: texts would be copied for every branch."""
+    digests = (
+        hashlib.blake2b((text.as_py() or "").encode(), digest_size=8).digest()
+        for chunk in transitions["observation"].chunks
+        for text in chunk
+    )
+    return pa.array(np.fromiter((int.from_bytes(value, "little", signed=True) for value in digests), np.int64))
 
 
 def _uniform_states(states: pa.Table) -> int:
@@ -84,14 +92,14 @@ def _uniform_states(states: pa.Table) -> int:
     return pc.sum(pc.and_(several, pc.equal(states["seen_count_distinct"], 1))).as_py() or 0
 
 
-def _measured(transitions: pa.Table) -> pa.Table:
+def _measured(transitions: pa.Table, hashes: pa.Array) -> pa.Table:
     """Return numbers of each transition, null where the store does not tell."""
-    numbers, keys = _numbers(transitions), transitions["key"].combine_chunks()
+    keys = transitions["key"].combine_chunks()
     # A state has the key of the transition that leads to it.
-    before = numbers.take(pc.index_in(transitions["state"].combine_chunks(), value_set=keys))
+    before = hashes.take(pc.index_in(transitions["state"].combine_chunks(), value_set=keys))
     columns = (
         pc.invert(transitions["valid"]),
-        pc.equal(before, numbers),
+        pc.equal(before, hashes),
         transitions["done"],
         pc.utf8_length(transitions["observation"]),
     )

@@ -8,6 +8,7 @@ from typing import overload
 
 import pyarrow as pa
 
+from verl_ee.experience.files.table_rows import TableRows
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
 
@@ -46,8 +47,8 @@ class ExecutedBranches(Sequence[ExecutedBranch]):
             rows: for each branch the row of its transition.
         """
         self._branches = branches.append_column(_ROW, rows)
-        # `take` puts the chunks of a column together at every call.
-        self._outcomes = outcomes.select(OUTCOME_COLUMNS).combine_chunks()
+        self._outcomes = outcomes.select(OUTCOME_COLUMNS)
+        self._outcome_rows = TableRows(self._outcomes)
 
     def take(self, indices: Sequence[int]) -> ExecutedBranches:
         """Return the branches of some indices, in that order."""
@@ -82,7 +83,7 @@ class ExecutedBranches(Sequence[ExecutedBranch]):
 
     def _made(self, start: int, count: int) -> list[ExecutedBranch]:
         branches = self._branches.slice(start, count)
-        outcomes = self._outcomes.take(branches.column(_ROW)).to_pylist()
+        outcomes = self._outcome_rows.at(branches.column(_ROW).to_numpy())
         return [
             ExecutedBranch(StateRef(row["trajectory"], row["step"]), row["proposer"], row["key"], outcome_of(outcome))
             for row, outcome in zip(branches.to_pylist(), outcomes, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ FORMAT = FileFormat(VERSION, StoreError, "is not a Parquet file that can be read
 _ADDED: dict[str, tuple[int, object]] = {"outcome_class": (3, None), "responses": (3, 0), "without_action": (3, 0)}
 """Columns that older files lack: the version that brought them, and what they are in the rows of older files."""
 _PREFIX, _SCHEMA = "verl_ee.", "verl_ee.schema"
+ROW_GROUP = 8192
+"""Rows that are written, and read, at a time."""
+_BUFFER = 2**20
 TableRow = dict[str, Any]
 """A row of a table: the value of each column. The schema of the table says their types."""
 
@@ -48,7 +52,7 @@ def write_table(path: Path, rows: Sequence[TableRow], schema: pa.Schema, provena
     metadata = {_SCHEMA: str(VERSION), **named}
     table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata(metadata))
     with atomic(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, row_group_size=ROW_GROUP)
 
 
 def read_table(path: Path, schema: pa.Schema) -> list[TableRow]:
@@ -59,12 +63,14 @@ def read_table(path: Path, schema: pa.Schema) -> list[TableRow]:
     Raises:
         StoreError: if it is missing, broken, of another version, or has other columns.
     """
-    rows: list[TableRow] = read_columns(path, schema, schema.names).to_pylist()
-    return rows
+    return [row for table in _tables(path, schema, schema.names) for row in table.to_pylist()]
 
 
 def read_columns(path: Path, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
-    """Read some columns of a Parquet file, as `read_table` does.
+    """Map some columns of a Parquet file into memory, in chunks of its rows.
+
+    The columns are copied into a temporary file without a name, in Arrow's own form. So a file of any size takes no
+    more memory than the pages that are looked at, unless the temporary folder is itself in memory.
 
     Args:
         path: the file.
@@ -72,25 +78,54 @@ def read_columns(path: Path, schema: pa.Schema, names: Sequence[str]) -> pa.Tabl
         names: columns to read.
 
     Raises:
-        StoreError: as `read_table`.
+        StoreError: as `read_table`, or if the copy finds no room.
     """
+    wide = _wide(schema, names)
+    try:
+        with tempfile.TemporaryFile() as copy:
+            with pa.ipc.new_file(copy, wide) as file:
+                for table in _tables(path, schema, names):
+                    file.write_table(table)
+            copy.flush()
+            with pa.memory_map(f"/dev/fd/{copy.fileno()}") as source:
+                return pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(
+            f"{path} could not be copied into the folder {tempfile.gettempdir()}: {error}. Set TMPDIR to one with room."
+        ) from None
+
+
+def _tables(path: Path, schema: pa.Schema, names: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield some columns of a file, `ROW_GROUP` rows at a time."""
+    wide = _wide(schema, names)
     with _opened(path) as file:
         version = _version(file, path)
         younger = {name: value for name, (since, value) in _ADDED.items() if since > version and name in schema.names}
         expected = [name for name in schema.names if name not in younger]
         if set(file.schema_arrow.names) != set(expected):
             raise StoreError(f"{path} has columns {file.schema_arrow.names}; expected {expected}. {FORMAT.fix}")
-        table = file.read([name for name in names if name not in younger])
-    for name in (name for name in younger if name in names):
-        field = schema.field(name)
-        table = table.append_column(field, pa.repeat(pa.scalar(younger[name], field.type), table.num_rows))
-    table = table.select(names)
-    # Offsets of 32 bits would end at 2 GB of text in one column.
-    return table.cast(pa.schema([_wide(field) for field in table.schema]))
+        batches = file.iter_batches(ROW_GROUP, columns=[name for name in names if name not in younger])
+        while (batch := _next(batches, path)) is not None:
+            table = pa.Table.from_batches([batch])
+            for name in (name for name in names if name in younger):
+                field = wide.field(name)
+                table = table.append_column(field, pa.repeat(pa.scalar(younger[name], field.type), table.num_rows))
+            yield table.select(names).cast(wide)
 
 
-def _wide(field: pa.Field) -> pa.Field:
-    return field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
+def _next(batches: Iterator[pa.RecordBatch], path: Path) -> pa.RecordBatch | None:
+    try:
+        return next(batches, None)
+    except (OSError, pa.ArrowException) as error:
+        raise _broken(path, error) from None
+
+
+def _wide(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    """Return some columns of a schema; offsets of 32 bits would end at 2 GB of text in one column."""
+    fields = [schema.field(name) for name in names]
+    return pa.schema(
+        field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field for field in fields
+    )
 
 
 @contextmanager
@@ -101,12 +136,17 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         StoreError: if it is missing or broken.
     """
     try:
-        with pq.ParquetFile(path) as file:
-            yield file
+        file = pq.ParquetFile(path, buffer_size=_BUFFER)
     except FileNotFoundError:
         raise StoreError(f"{path} is missing. {FORMAT.fix}") from None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StoreError(f"{path} {FORMAT.broken} ({error}). {FORMAT.fix}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise _broken(path, error) from None
+    with file:
+        yield file
+
+
+def _broken(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path} {FORMAT.broken} ({error}). {FORMAT.fix}")
 
 
 def _version(file: pq.ParquetFile, path: Path) -> int:

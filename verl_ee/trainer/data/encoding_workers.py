@@ -21,7 +21,14 @@ ALONE = 20.0
 """Seconds before processes are started: these take about as long to start."""
 MOST_WORKERS = 64
 AHEAD = 2
-"""Parts that a worker has at a time."""
+"""Parts that wait, besides the one that each worker has."""
+
+
+@dataclass(frozen=True)
+class _Pending:
+    part: Part
+    worker: ActorHandle
+    result: ray.ObjectRef[EncodedPart]
 
 
 @dataclass(frozen=True)
@@ -49,33 +56,38 @@ class EncodingWorkers:
 
     def _in_workers(self, parts: Iterable[Part]) -> Iterator[EncodedPart]:
         count = max(1, min(MOST_WORKERS, int(ray.cluster_resources().get("CPU", 1))))
-        workers: list[ActorHandle] = []
         encoder, limits = ray.put(self.encoder.encoder), self.encoder.limits
         # verl's placement groups hold the processors: a worker that asked for one would wait for ever.
         kind = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(PartEncoder)
-        pending: deque[tuple[Part, ray.ObjectRef[EncodedPart]]] = deque()
+        workers: deque[ActorHandle] = deque(kind.remote(encoder, limits) for _ in range(count))
+        pending: deque[_Pending] = deque()
         try:
-            for index, part in enumerate(parts):
-                if len(workers) < count:
-                    workers.append(kind.remote(encoder, limits))
-                if len(pending) == count * AHEAD:
-                    yield self._result(*pending.popleft())
-                pending.append((part, workers[index % count].encoded.remote(part)))
+            for part in parts:
+                while len(pending) >= (count + AHEAD if workers else 1):
+                    yield self._result(pending.popleft(), workers)
+                if workers:
+                    workers.rotate(-1)
+                    pending.append(_Pending(part, workers[0], workers[0].encoded.remote(part)))
+                else:
+                    yield self.encoder.encoded(part)
             while pending:
-                yield self._result(*pending.popleft())
+                yield self._result(pending.popleft(), workers)
         finally:
             for worker in workers:
                 ray.kill(worker)
 
-    def _result(self, part: Part, reference: ray.ObjectRef[EncodedPart]) -> EncodedPart:
-        """Return an encoded part; one whose worker failed is encoded here."""
+    def _result(self, pending: _Pending, workers: deque[ActorHandle]) -> EncodedPart:
+        """Return an encoded part; one whose worker failed is encoded here, and the worker gets no other."""
         try:
-            encoded: EncodedPart = ray.get(reference)
+            encoded: EncodedPart = ray.get(pending.result)
             return encoded
         except RayError as error:
             if isinstance(error, RayTaskError) and isinstance(error.cause, EarlyExperienceError):
                 raise error.cause from None
-            # A tokenizer with code of its own may not be known there.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            logger.warning(f"a worker could not encode a part ({reason}); it is encoded here")
-            return self.encoder.encoded(part)
+            if pending.worker in workers:
+                workers.remove(pending.worker)
+                ray.kill(pending.worker)
+                # A tokenizer with code of its own may not be known there.
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+                logger.warning(f"a worker could not encode a part ({reason}); {len(workers)} workers go on")
+            return self.encoder.encoded(pending.part)

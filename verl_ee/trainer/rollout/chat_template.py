@@ -151,12 +151,17 @@ class ChatTemplate:
         one of the prompt has to be encoded again, if both texts begin alike.
         """
         last = next((at for at in reversed(range(len(prompt))) if prompt[at] in self._dividing), None)
-        if last is not None:
+        if last is not None and self._prompts_are_rendered:
             asked, whole = str(self._rendered(messages, ask=True)), str(self._rendered([*messages, answer]))
             begin = asked.rfind(self._dividing[prompt[last]])
             if begin >= 0 and whole.startswith(asked) and self._encoded(asked[begin:]) == prompt[last:]:
                 return [*prompt[:last], *self._encoded(whole[begin:])]
         return list(normalize_token_ids(self._rendered([*messages, answer], tokenize=True)))
+
+    @cached_property
+    def _prompts_are_rendered(self) -> bool:
+        """Whether prompts are what the template makes of messages; verl's builders for some models make their own."""
+        return self.prompt(ASKED) == list(normalize_token_ids(self._rendered(ASKED, ask=True, tokenize=True)))
 
     @cached_property
     def _dividing(self) -> dict[int, str]:
