@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -53,6 +55,28 @@ def test_a_rows_file_gives_its_rows_back_by_objective(tmp_path: Path) -> None:
     assert counts == dict.fromkeys(ROWS, 2)
     assert read_rows(path) == ROWS
     assert read_rows(None) == {}
+
+
+def test_the_rows_of_a_large_file_are_not_kept_in_memory(tmp_path: Path) -> None:
+    count, length = 30_000, 1000
+    kinds = list(get_args(Objective))
+
+    def rows() -> Iterator[Row]:
+        for number in range(count):
+            text = f"{number} ".ljust(length, "x")
+            yield Row(({"role": "user", "content": text},), "look", kinds[number % len(kinds)], f"row {number}")
+
+    write_rows(tmp_path / "rows.jsonl", rows())
+    tracemalloc.start()
+    read = read_rows(tmp_path / "rows.jsonl")
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < count * length / 20
+    assert peak < count * length
+    expected = [row for row in rows() if row.objective == kinds[1]]
+    assert len(read[kinds[1]]) == len(expected)
+    assert read[kinds[1]][-1] == expected[-1]
+    assert list(read[kinds[1]][5000:5003]) == expected[5000:5003]
 
 
 def test_a_parquet_file_has_one_conversation_per_row(tmp_path: Path) -> None:

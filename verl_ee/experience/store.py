@@ -16,8 +16,16 @@ import pyarrow.compute as pc
 from verl_ee.envs import without_module
 from verl_ee.errors import StoreError
 from verl_ee.experience.files.atomic import digest
-from verl_ee.experience.files.executed_branches import BRANCH_COLUMNS, OUTCOME_COLUMNS, ExecutedBranches, outcome_of
-from verl_ee.experience.files.parquet import TableRow, read_columns, read_metadata, write_table
+from verl_ee.experience.files.executed_branches import (
+    BRANCH_COLUMNS,
+    OUTCOME_COLUMNS,
+    ExecutedBranch,
+    executed_branches,
+    outcome_of,
+)
+from verl_ee.experience.files.lazy_sequence import LazySequence
+from verl_ee.experience.files.mapped_tables import TableRow
+from verl_ee.experience.files.parquet import read_columns, read_metadata, write_table
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
 
@@ -148,7 +156,7 @@ def read_provenance(folder: Path) -> dict[str, str]:
     return read_metadata(folder / BRANCHES)
 
 
-def read_branches(folder: Path) -> ExecutedBranches:
+def read_branches(folder: Path) -> LazySequence[ExecutedBranch]:
     """Read the branches of a store with their outcomes, in the order of the expert file.
 
     Raises:
@@ -156,7 +164,7 @@ def read_branches(folder: Path) -> ExecutedBranches:
     """
     transitions = read_columns(folder / TRANSITIONS, TRANSITION_SCHEMA, ("key", *OUTCOME_COLUMNS))
     branches = read_columns(folder / BRANCHES, BRANCH_SCHEMA, BRANCH_COLUMNS)
-    return ExecutedBranches(branches, transitions, rows_of_transitions(folder, branches, transitions))
+    return executed_branches(branches, transitions, rows_of_transitions(folder, branches, transitions))
 
 
 def rows_of_transitions(folder: Path, branches: pa.Table, transitions: pa.Table) -> pa.Array:

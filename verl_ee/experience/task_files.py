@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from verl_ee.envs import TextEnv
 from verl_ee.experience.files.atomic import atomic
-from verl_ee.experience.files.parquet import TableRow
+from verl_ee.experience.files.mapped_tables import TableRow
 from verl_ee.prompts.format import PromptFormat
 from verl_ee.prompts.state import EpisodeHistory
 

@@ -6,11 +6,12 @@ import itertools
 import random
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from verl_ee.config import WorldModelConfig
 from verl_ee.envs import ExpertTrajectory
-from verl_ee.experience.files.executed_branches import ExecutedBranch, ExecutedBranches
+from verl_ee.experience.files.executed_branches import ExecutedBranch
+from verl_ee.experience.files.lazy_sequence import LazySequence
 from verl_ee.experience.outcome import class_of
 from verl_ee.experience.proposers import EXPERT
 
@@ -101,9 +102,9 @@ def within_budget(items: Sequence[Item], limit: int | None, seed: int) -> Sequen
 
 
 def picked(items: Sequence[Item], indices: Sequence[int]) -> Sequence[Item]:
-    """Return the items of some indices; those of a store stay in columns."""
-    if isinstance(items, ExecutedBranches):
-        return cast(Sequence[Item], items.take(indices))
+    """Return the items of some indices; those that are made as they are read stay so."""
+    if isinstance(items, LazySequence):
+        return items.take(indices)
     return [items[index] for index in indices]
 
 

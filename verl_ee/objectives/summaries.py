@@ -17,7 +17,8 @@ from verl_ee.envs import ExpertTrajectory
 from verl_ee.errors import ExampleError
 from verl_ee.experience.expert_states import instruction_of
 from verl_ee.experience.files.executed_branches import ExecutedBranch
-from verl_ee.experience.files.parquet import TableRow, read_table
+from verl_ee.experience.files.mapped_tables import TableRow
+from verl_ee.experience.files.parquet import read_table
 from verl_ee.experience.outcome import Outcome
 from verl_ee.objectives.writing.text_writing import TextWriter, write_missing_texts
 from verl_ee.prompts.format import Message

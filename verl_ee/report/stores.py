@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from verl_ee.experience.files.mapped_tables import TableRows
 from verl_ee.experience.files.parquet import read_columns
-from verl_ee.experience.files.table_rows import TableRows
 from verl_ee.experience.proposers import EXPERT
 from verl_ee.experience.store import (
     BRANCH_SCHEMA,

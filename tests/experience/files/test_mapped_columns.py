@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from verl_ee.errors import StoreError
+from verl_ee.experience.files.mapped_tables import TableRows
 from verl_ee.experience.files.parquet import ROW_GROUP, read_columns, read_table, write_table
-from verl_ee.experience.files.table_rows import TableRows
 
 SCHEMA = pa.schema([("number", pa.int64()), ("text", pa.string())])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from verl_ee.experience.branching.protocol import Usage
-from verl_ee.experience.files.parquet import TableRow
+from verl_ee.experience.files.mapped_tables import TableRow
 from verl_ee.experience.files.part_files import PartFiles
 from verl_ee.experience.proposers import Proposal
 from verl_ee.experience.state_ref import StateRef

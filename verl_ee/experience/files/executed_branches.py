@@ -1,21 +1,20 @@
-"""Branches of a store together with their outcomes, in columns: an object is made of each as it is read."""
+"""Branches of a store together with their outcomes, which stay in columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
+import numpy as np
 import pyarrow as pa
 
-from verl_ee.experience.files.table_rows import TableRows
+from verl_ee.experience.files.lazy_sequence import LazySequence
+from verl_ee.experience.files.mapped_tables import TableRow, TableRows
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.state_ref import StateRef
 
 BRANCH_COLUMNS = ("trajectory", "step", "proposer", "key")
 OUTCOME_COLUMNS = ("action", "observation", "valid", "done", "outcome_class")
-_ROW = "row"
-_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True)
@@ -35,63 +34,29 @@ class ExecutedBranch:
     outcome: Outcome
 
 
-class ExecutedBranches(Sequence[ExecutedBranch]):
-    """Branches of a store, in the order of the expert file; equal to any sequence of equal branches."""
+def executed_branches(branches: pa.Table, outcomes: pa.Table, rows: pa.Array) -> LazySequence[ExecutedBranch]:
+    """Return the branches of a store, each of which is made as it is read.
 
-    def __init__(self, branches: pa.Table, outcomes: pa.Table, rows: pa.Array) -> None:
-        """Join columns of both tables of a store.
+    Args:
+        branches: `BRANCH_COLUMNS` of the branches.
+        outcomes: transitions with `OUTCOME_COLUMNS`.
+        rows: for each branch the row of its transition.
+    """
+    branch_rows, outcome_rows = TableRows(branches), TableRows(outcomes.select(OUTCOME_COLUMNS))
+    row_of = rows.to_numpy()
 
-        Args:
-            branches: `BRANCH_COLUMNS` of the branches.
-            outcomes: transitions with `OUTCOME_COLUMNS`.
-            rows: for each branch the row of its transition.
-        """
-        self._branches = branches.append_column(_ROW, rows)
-        self._outcomes = outcomes.select(OUTCOME_COLUMNS)
-        self._outcome_rows = TableRows(self._outcomes)
-
-    def take(self, indices: Sequence[int]) -> ExecutedBranches:
-        """Return the branches of some indices, in that order."""
-        chosen = self._branches.take(pa.array(indices, pa.int64()))
-        return ExecutedBranches(chosen.drop_columns([_ROW]), self._outcomes, chosen.column(_ROW))
-
-    def __len__(self) -> int:
-        return int(self._branches.num_rows)
-
-    def __iter__(self) -> Iterator[ExecutedBranch]:
-        for start in range(0, len(self), _AT_A_TIME):
-            yield from self._made(start, _AT_A_TIME)
-
-    @overload
-    def __getitem__(self, index: int) -> ExecutedBranch: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> ExecutedBranches: ...
-
-    def __getitem__(self, index: int | slice) -> ExecutedBranch | ExecutedBranches:
-        """Return a branch, or some of them."""
-        if isinstance(index, slice):
-            return self.take(range(*index.indices(len(self))))
-        return self._made(range(len(self))[index], 1)[0]
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def _made(self, start: int, count: int) -> list[ExecutedBranch]:
-        branches = self._branches.slice(start, count)
-        outcomes = self._outcome_rows.at(branches.column(_ROW).to_numpy())
+    def make(indices: Sequence[int]) -> list[ExecutedBranch]:
+        pairs = zip(branch_rows.at(indices), outcome_rows.at(row_of[indices]), strict=True)
         return [
             ExecutedBranch(StateRef(row["trajectory"], row["step"]), row["proposer"], row["key"], outcome_of(outcome))
-            for row, outcome in zip(branches.to_pylist(), outcomes, strict=True)
+            for row, outcome in pairs
         ]
 
+    return LazySequence(np.arange(branches.num_rows), make)
 
-def outcome_of(row: dict[str, object]) -> Outcome:
+
+def outcome_of(row: TableRow) -> Outcome:
     """Return the outcome of a row with `OUTCOME_COLUMNS`."""
     # Files of version 2 have no classes.
     values = {name: row[name] for name in OUTCOME_COLUMNS} | {"outcome_class": row["outcome_class"] or ""}
-    return Outcome(**values)  # type: ignore[arg-type]
+    return Outcome(**values)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from verl_ee.errors import StoreError
 from verl_ee.experience.files.atomic import atomic
+from verl_ee.experience.files.mapped_tables import TableRow, mapped
 from verl_ee.experience.files.versions import FileFormat, check_version
 
 VERSION = 3
@@ -23,8 +22,6 @@ _PREFIX, _SCHEMA = "verl_ee.", "verl_ee.schema"
 ROW_GROUP = 8192
 """Rows that are written, and read, at a time."""
 _BUFFER = 2**20
-TableRow = dict[str, Any]
-"""A row of a table: the value of each column. The schema of the table says their types."""
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -69,9 +66,6 @@ def read_table(path: Path, schema: pa.Schema) -> list[TableRow]:
 def read_columns(path: Path, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
     """Map some columns of a Parquet file into memory, in chunks of its rows.
 
-    The columns are copied into a temporary file without a name, in Arrow's own form. So a file of any size takes no
-    more memory than the pages that are looked at, unless the temporary folder is itself in memory.
-
     Args:
         path: the file.
         schema: all of its columns.
@@ -80,19 +74,7 @@ def read_columns(path: Path, schema: pa.Schema, names: Sequence[str]) -> pa.Tabl
     Raises:
         StoreError: as `read_table`, or if the copy finds no room.
     """
-    wide = _wide(schema, names)
-    try:
-        with tempfile.TemporaryFile() as copy:
-            with pa.ipc.new_file(copy, wide) as file:
-                for table in _tables(path, schema, names):
-                    file.write_table(table)
-            copy.flush()
-            with pa.memory_map(f"/dev/fd/{copy.fileno()}") as source:
-                return pa.ipc.open_file(source).read_all()
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(
-            f"{path} could not be copied into the folder {tempfile.gettempdir()}: {error}. Set TMPDIR to one with room."
-        ) from None
+    return mapped(_tables(path, schema, names), _wide(schema, names), path, StoreError)
 
 
 def _tables(path: Path, schema: pa.Schema, names: Sequence[str]) -> Iterator[pa.Table]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from verl_ee.errors import StoreError
-from verl_ee.experience.files.parquet import TableRow, read_table, write_table
+from verl_ee.experience.files.mapped_tables import TableRow
+from verl_ee.experience.files.parquet import read_table, write_table
 
 
 class PartFiles:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from verl_ee.errors import ExampleError, ExampleFileError
 from verl_ee.experience.files.atomic import atomic
-from verl_ee.experience.files.parquet import TableRow
+from verl_ee.experience.files.mapped_tables import TableRow
 from verl_ee.experience.files.versions import FileFormat, check_version
 from verl_ee.objectives.examples import Example
 

@@ -6,8 +6,9 @@ Each holds conversations in OpenAI form, described in docs/data.md.
 from __future__ import annotations
 
 import json
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from verl_ee.config.models import Objective
 from verl_ee.errors import ExampleFileError
 from verl_ee.experience.files.atomic import atomic
 from verl_ee.experience.files.json_lines import check_schema, read_objects
+from verl_ee.experience.files.lazy_sequence import LazySequence
+from verl_ee.experience.files.mapped_tables import TableRow, TableRows, mapped
 from verl_ee.objectives.rows import Row, Turns, row_to_json, rows_from_json
 
 SCHEMA = "verl_ee.examples"
@@ -99,24 +102,49 @@ def write_rows(path: Path, rows: Iterable[Row]) -> Counter[Objective]:
     return counts
 
 
-def read_rows(path: str | Path | None) -> dict[Objective, list[Row]]:
+def read_rows(path: str | Path | None) -> dict[Objective, Sequence[Row]]:
     """Read a rows file, by objective; an objective without rows is not there. No path gives nothing.
+
+    Every row is looked at once, and lies in a temporary file from then on, mapped into memory.
 
     Raises:
         ExampleFileError: with file, line, what is wrong and what to do.
     """
-    rows: dict[Objective, list[Row]] = {}
     if path is None:
-        return rows
+        return {}
     path = Path(path).expanduser()
+    places: dict[Objective, array[int]] = {}
+    table = mapped(_tables(path, places), PARQUET, path, ExampleFileError)
+    if not places:
+        raise ExampleFileError(f"{path} holds no row. Make it with `verl-ee import`.")
+    rows = TableRows(table)
+
+    def make(indices: Sequence[int]) -> list[Row]:
+        return [_row(item) for item in rows.at(indices)]
+
+    return {objective: LazySequence(indices, make) for objective, indices in places.items()}
+
+
+def _tables(path: Path, places: dict[Objective, array[int]]) -> Iterator[pa.Table]:
+    """Yield the rows of a file in groups, and note the index of each by its objective."""
+    remaining = enumerate(_rows(path))
+    while group := list(islice(remaining, _ROW_GROUP)):
+        for index, row in group:
+            places.setdefault(row.objective, array("q")).append(index)
+        yield pa.Table.from_pylist([row_to_json(row) for _, row in group], PARQUET)
+
+
+def _rows(path: Path) -> Iterator[Row]:
     for where, item in read_objects(path, ExampleFileError, _FIX):
         check_schema(item, SCHEMA, VERSION, where, ExampleFileError)
         del item["schema"]
-        for row in rows_from_json(item, where, None, "last", ""):
-            rows.setdefault(row.objective, []).append(row)
-    if not rows:
-        raise ExampleFileError(f"{path} holds no row. Make it with `verl-ee import`.")
-    return rows
+        yield from rows_from_json(item, where, None, "last", "")
+
+
+def _row(item: TableRow) -> Row:
+    """Return the row of an item with the columns of `PARQUET`."""
+    *prompt, answer = item["messages"]
+    return Row(tuple(prompt), answer["content"], item["objective"], item["provenance"])
 
 
 def _line(item: Mapping[str, object]) -> str:

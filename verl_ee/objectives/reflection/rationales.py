@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from verl_ee.experience.files.parquet import TableRow, read_table
+from verl_ee.experience.files.mapped_tables import TableRow
+from verl_ee.experience.files.parquet import read_table
 from verl_ee.experience.state_ref import StateRef
 from verl_ee.objectives.reflection.gates import ACCEPTED, GATES, RationaleDraft, first_rejection, no_text
 from verl_ee.objectives.reflection.situations import Situation

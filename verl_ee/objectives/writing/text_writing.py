@@ -11,7 +11,8 @@ from typing import Protocol, Self, TypeVar
 import pyarrow as pa
 
 from verl_ee.errors import ExampleError
-from verl_ee.experience.files.parquet import TableRow, read_table, write_table
+from verl_ee.experience.files.mapped_tables import TableRow
+from verl_ee.experience.files.parquet import read_table, write_table
 from verl_ee.experience.files.part_files import PartFiles
 from verl_ee.experience.progress import progress_bar
 from verl_ee.prompts.format import Message
