@@ -26,6 +26,7 @@ from verl_ee.trainer.actor.micro_batches import BatchLimits, pads_rows
 from verl_ee.trainer.actor.reference import Reference
 from verl_ee.trainer.actor.worker import EarlyExperienceWorker
 from verl_ee.trainer.checkpoints import kept_by_grpo, older_is_kept
+from verl_ee.trainer.checks.nodes import RUN, check_nodes, shared_paths
 from verl_ee.trainer.data.data_preparation import DataPreparation
 from verl_ee.trainer.episode_counts import EpisodeCounts, FailureBudget
 from verl_ee.trainer.evaluation import StageEvaluation
@@ -55,6 +56,7 @@ class EarlyExperience(PPOTrainer):
         self.early = early_experience_of(config)
         self.folder = RunFolder.of(config, self.early)
         self._lock = self.folder.hold()
+        check_nodes(shared_paths(config) | {RUN: str(self.folder.root)})
         self.summary = RunSummary.load(self.folder.summary_path, seed=int(config.data.get("seed") or 0))
         stages_done = self._stages_done(config)
         with open_dict(config):
