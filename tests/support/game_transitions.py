@@ -10,6 +10,7 @@ from typing import Any
 from support.games import shown
 
 from verl_ee.experience.collecting.transition_cache import TransitionCache
+from verl_ee.experience.files import part_files
 from verl_ee.experience.outcome import Outcome
 from verl_ee.experience.store import Transition, state_key, transition_key
 
@@ -38,11 +39,10 @@ def written(writer: int) -> list[list[Transition]]:
 
 
 def write_parts(folder: Path, writer: int) -> int:
-    """Write everything, in another process, and put it together several times if its number is even."""
+    """Write everything, in another process, into files of few rows."""
+    part_files.PART_ROWS = 20 + writer
     cache = TransitionCache(folder, str.strip)
-    for number, batch in enumerate(written(writer)):
+    for batch in written(writer):
         cache.add(batch)
         cache.flush()
-        if writer % 2 == 0 and number % 5 == 4:
-            cache.parts.join()
     return len(cache.known_at_start)

@@ -13,6 +13,8 @@ from support.games import Gated, expert, id_of
 from verl_ee.config import CollectConfig, EnvironmentConfig
 from verl_ee.experience.branching.workers import connect_ray
 from verl_ee.experience.collecting import collection
+from verl_ee.experience.files.part_files import PartFiles
+from verl_ee.experience.store import TRANSITION_SCHEMA
 
 GAMES, LENGTH, K = 8, 5, 7
 ROWS = LENGTH * (K + 1)
@@ -55,7 +57,8 @@ def lose_node(folder: Path, gate: Path, log: Path) -> None:
     ray.init(address=cluster.address, log_to_driver=False)
 
     def lose() -> None:
-        while len(list((folder / "parts" / "transitions").glob("*.parquet"))) < NODES:
+        parts = PartFiles(folder / "parts" / "transitions", TRANSITION_SCHEMA)
+        while len(parts.read()) < NODES * (K + 1):
             threading.Event().wait(0.02)
         (raylet,) = nodes[1].all_processes["raylet"]
         workers = psutil.Process(raylet.process.pid).children(recursive=True)

@@ -91,12 +91,20 @@ def test_a_temporary_folder_that_is_not_there_is_named(tmp_path: Path, monkeypat
         read_columns(path, SCHEMA, SCHEMA.names)
 
 
-def test_a_file_that_is_cut_off_is_to_be_made_again(tmp_path: Path) -> None:
+def test_a_broken_file_is_to_be_made_again(tmp_path: Path) -> None:
     path = written(tmp_path, 2 * ROW_GROUP)
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
     data[middle : middle + 1000] = bytes(1000)
     path.write_bytes(data)
+    for read in (lambda: read_table(path, SCHEMA), lambda: read_columns(path, SCHEMA, SCHEMA.names)):
+        with pytest.raises(StoreError, match=r"is not a Parquet file that can be read .* Collect again"):
+            read()
+
+
+def test_a_column_of_another_type_is_the_file_s_fault(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    write_table(path, [{"number": "one", "text": "a"}], pa.schema([("number", pa.string()), ("text", pa.string())]), {})
     for read in (lambda: read_table(path, SCHEMA), lambda: read_columns(path, SCHEMA, SCHEMA.names)):
         with pytest.raises(StoreError, match=r"is not a Parquet file that can be read .* Collect again"):
             read()

@@ -95,6 +95,15 @@ def test_a_prompt_is_tokenized_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(text.startswith(CONTROL[0]) and "look" in text for text in tokenized)
 
 
+def test_a_template_that_wants_a_system_message_is_served() -> None:
+    tokenizer = tokenizer_of("metaspace", "plain")
+    refuses = "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer.chat_template = refuses + CHATML
+    chat: list[Message] = [{"role": "system", "content": "Act."}, {"role": "user", "content": "What now?"}]
+    tokens = [token for part in encoder_for(tokenizer, "llama", {}).conversation(chat, "look") for token in part]
+    assert tokens == whole_conversation(tokenizer, chat, "look")[: len(tokens)]
+
+
 @dataclass
 class Other:
     """A builder that makes prompts of its own, as verl has for some models."""

@@ -238,8 +238,6 @@ class Collection:
         self._failures.check(tables.actions)
         self._shares.check(self._alternatives)
         write_store(self._folder.path, tables.transitions.values(), tables.branches, self._provenance)
-        if self._shared:
-            self._cache.parts.join()
         self._folder.remove_parts()
 
     @cached_property

@@ -98,8 +98,8 @@ class ProposalJournal:
 
     def flush(self) -> None:
         """Write what was added since the last time."""
-        rows, self._unwritten = self._unwritten, []
-        self.parts.write(rows)
+        self.parts.write(self._unwritten)
+        self._unwritten = []
 
     def _keep(self, ref: StateRef, state: DecidedState) -> None:
         """Keep the first proposals of a state, and the sum of its usage."""

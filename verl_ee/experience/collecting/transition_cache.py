@@ -1,4 +1,4 @@
-"""Transitions that have been executed: small immutable files that any number of writers add to one folder.
+"""Transitions that have been executed: files that any number of writers add to one folder.
 
 A killed run goes on from the transitions that it finds here. Runs that share a folder never execute an action twice,
 unless they do so at the same time. If it then has two outcomes, nobody can tell which one is right: neither is used.
@@ -58,9 +58,8 @@ class TransitionCache:
 
     def flush(self) -> None:
         """Write the transitions that were added since the last time."""
-        rows = [transition_row(transition) for transition in self._unwritten]
+        self.parts.write([transition_row(transition) for transition in self._unwritten])
         self._unwritten = []
-        self.parts.write(rows)
 
     def _keep(self, transition: Transition) -> bool:
         """Return whether the transition says something new."""

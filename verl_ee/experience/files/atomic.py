@@ -54,6 +54,9 @@ def atomic(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             temporary.chmod(0o644)
+            # A machine that fails after the rename would else leave an empty file under the final name.
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -86,20 +86,15 @@ def _tables(path: Path, schema: pa.Schema, names: Sequence[str]) -> Iterator[pa.
         expected = [name for name in schema.names if name not in younger]
         if set(file.schema_arrow.names) != set(expected):
             raise StoreError(f"{path} has columns {file.schema_arrow.names}; expected {expected}. {FORMAT.fix}")
-        batches = file.iter_batches(ROW_GROUP, columns=[name for name in names if name not in younger])
-        while (batch := _next(batches, path)) is not None:
-            table = pa.Table.from_batches([batch])
-            for name in (name for name in names if name in younger):
-                field = wide.field(name)
-                table = table.append_column(field, pa.repeat(pa.scalar(younger[name], field.type), table.num_rows))
-            yield table.select(names).cast(wide)
-
-
-def _next(batches: Iterator[pa.RecordBatch], path: Path) -> pa.RecordBatch | None:
-    try:
-        return next(batches, None)
-    except (OSError, pa.ArrowException) as error:
-        raise _broken(path, error) from None
+        try:
+            for batch in file.iter_batches(ROW_GROUP, columns=[name for name in names if name not in younger]):
+                table = pa.Table.from_batches([batch])
+                for name in (name for name in names if name in younger):
+                    field = wide.field(name)
+                    table = table.append_column(field, pa.repeat(pa.scalar(younger[name], field.type), batch.num_rows))
+                yield table.select(names).cast(wide)
+        except (OSError, pa.ArrowException) as error:
+            raise _broken(path, error) from None
 
 
 def _wide(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:

@@ -59,15 +59,17 @@ class EncodingWorkers:
         encoder, limits = ray.put(self.encoder.encoder), self.encoder.limits
         # verl's placement groups hold the processors: a worker that asked for one would wait for ever.
         kind = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(PartEncoder)
-        workers: deque[ActorHandle] = deque(kind.remote(encoder, limits) for _ in range(count))
+        workers: deque[ActorHandle] = deque()
         pending: deque[_Pending] = deque()
         try:
-            for part in parts:
+            for index, part in enumerate(parts):
+                if index < count:
+                    workers.appendleft(kind.remote(encoder, limits))
                 while len(pending) >= (count + AHEAD if workers else 1):
                     yield self._result(pending.popleft(), workers)
                 if workers:
-                    workers.rotate(-1)
                     pending.append(_Pending(part, workers[0], workers[0].encoded.remote(part)))
+                    workers.rotate(-1)
                 else:
                     yield self.encoder.encoded(part)
             while pending:

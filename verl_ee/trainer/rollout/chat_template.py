@@ -161,7 +161,11 @@ class ChatTemplate:
     @cached_property
     def _prompts_are_rendered(self) -> bool:
         """Whether prompts are what the template makes of messages; verl's builders for some models make their own."""
-        return self.prompt(ASKED) == list(normalize_token_ids(self._rendered(ASKED, ask=True, tokenize=True)))
+        try:
+            return self.prompt(ASKED) == list(normalize_token_ids(self._rendered(ASKED, ask=True, tokenize=True)))
+        except ExampleError:
+            # A template may want more than one message.
+            return False
 
     @cached_property
     def _dividing(self) -> dict[int, str]:
