@@ -122,11 +122,9 @@ def odd_conversations(count: int) -> Iterator[tuple[list[Message], str]]:
         return "".join(rng.choices(pieces, k=rng.randrange(1, 12))).replace("<|im_end|>", "")
 
     for _ in range(count):
-        past = [
-            message
-            for _ in range(rng.randrange(3))
-            for message in (_user(text()), {"role": "assistant", "content": text()})
-        ]
+        past: list[Message] = []
+        for _ in range(rng.randrange(3)):
+            past += [_user(text()), {"role": "assistant", "content": text()}]
         # An answer loses new lines in front of it.
         yield [*past, _user(text())], f"{rng.choice(('', ' '))}{text()}".lstrip("\n")
 
