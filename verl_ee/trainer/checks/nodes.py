@@ -51,7 +51,8 @@ def check_nodes(paths: Mapping[str, str]) -> None:
     Raises:
         ConfigError: naming each node, key and path.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"] and _runs_workers(node["Resources"])]
+    known = ray.nodes() if ray.is_initialized() else []
+    nodes = [node for node in known if node["Alive"] and _runs_workers(node["Resources"])]
     if len(nodes) < 2:
         return
     # A folder of the same name on another disk looks the same until something new is in it.
