@@ -47,12 +47,14 @@ def messages(homes: tuple[Path, Path]) -> dict[str, str]:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["shared", "copy"])
 def test_what_every_node_sees_passes(messages: dict[str, str], homes: tuple[Path, Path], scenario: str) -> None:
     assert messages[scenario] == ""
     assert list((homes[0] / "run").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("there", "path"), [("nothing", "~/nothing"), ("other files", "~/other")])
 def test_a_run_s_folder_that_a_node_does_not_share_is_refused(messages: dict[str, str], there: str, path: str) -> None:
     message = messages[there]
@@ -61,10 +63,12 @@ def test_a_run_s_folder_that_a_node_does_not_share_is_refused(messages: dict[str
     assert message.count(" has ") == 1
 
 
+@pytest.mark.slow
 def test_another_model_under_the_same_path_is_refused(messages: dict[str, str]) -> None:
     assert "has other files at actor_rollout_ref.model.path='~/model'" in messages["another model"]
 
 
+@pytest.mark.slow
 def test_a_node_that_does_not_answer_is_named(messages: dict[str, str]) -> None:
     assert "did not answer in 0 seconds" in messages["late"]
 
